@@ -1,0 +1,176 @@
+"""The bundle: what the lab hands to the device, and the engine folder that the device makes of it.
+
+    runs/<name>/bundle/          engines/<name>-<target>/
+      bundle.json                  engine.json        manifest, with the sha256 of every file beside it
+      features.onnx                features.onnx      pixels -> features; the only part that is ever quantised
+      head.onnx                    head.onnx          features -> map, score; never quantised
+      golden.npz                   golden.npz         frames and what the reference made of them
+      threshold.json               threshold.json     sealed by itself, so that it can be changed without a rebuild
+                                   plan.*             the target's own compiled form, where it has one
+
+A manifest is strict: an unknown key, a missing file, one flipped byte or another format version is a BundleError.
+Nothing here is a pickle. This file knows the names and the hashes, not what is in the graphs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from mtkd_edge import threshold as thresholds
+from mtkd_edge.errors import BundleError
+from mtkd_edge.frames import FrameSpec
+from mtkd_edge.score import ScoreSpec
+from mtkd_edge.threshold import Threshold
+
+FORMAT = 1
+BUNDLE, ENGINE, THRESHOLD = "bundle.json", "engine.json", "threshold.json"
+FEATURES, HEAD, GOLDEN = "features.onnx", "head.onnx", "golden.npz"
+
+
+class TeacherInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A frozen teacher: where it came from, the sha256 of its weights, its taps and its importance by tap."""
+
+    name: str
+    source: str
+    sha256: str
+    taps: tuple[str, ...]
+    importance: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a trained model is. Tensor names of the two graphs are fixed:
+
+    features.onnx: `frames` uint8 [N, height, width, 3] -> `student_<level>`, `reference_<level>` float [N, C, h, w]
+    head.onnx: those -> `map` float [N, H, W], `score` float [N]
+    """
+
+    format: int = FORMAT
+    name: str
+    method: Literal["map", "paper"]
+    created: str
+    version: str
+    seed: int
+    frame: FrameSpec
+    score: ScoreSpec
+    teachers: tuple[TeacherInfo, ...]
+    student: str
+    photos: int
+    held_out: int
+    files: dict[str, str]
+
+    def feature_names(self) -> list[str]:
+        """Outputs of features.onnx and inputs of head.onnx, in order: all students, then all references."""
+        names = [level.name for level in self.score.levels]
+        return [f"student_{name}" for name in names] + [f"reference_{name}" for name in names]
+
+
+class EngineManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an engine is: the model it came from, the target and precision, and the figures of its gate.
+
+    `built` names the versions and the device it was built on; `gate` compares it with the FP32 graph.
+    """
+
+    format: int = FORMAT
+    target: str
+    backend: Literal["openvino", "tensorrt", "tensorrt_rtx"]
+    precision: Literal["int8", "fp16", "fp32"]
+    batch: tuple[int, int, int]
+    created: str
+    model: Manifest
+    built: dict[str, str]
+    gate: dict[str, float]
+    calibration: str
+    files: dict[str, str]
+
+
+AnyManifest = TypeVar("AnyManifest", Manifest, EngineManifest)
+
+
+def sha256(path: Path) -> str:
+    """Hex sha256 of a file. Raises BundleError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}", "copy the whole folder again") from error
+
+
+def _slow(path: Path) -> str:
+    """Python 3.10 has no hashlib.file_digest."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All or nothing: a crash or a full disk leaves the old file or none, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BundleError(f"{path} cannot be written: {error.strerror}", "check the free space and permissions") from error
+
+
+def seal(folder: Path) -> dict[str, str]:
+    """{file name: sha256} of every file in the folder except the manifest itself and the sidecar threshold."""
+    skipped = {BUNDLE, ENGINE, THRESHOLD}
+    return {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name not in skipped and p.name[0] != "."}
+
+
+def save(folder: Path, manifest: Manifest | EngineManifest, threshold: Threshold) -> None:
+    """Write the sidecar, then the manifest: a folder without a manifest is unfinished and is never loaded."""
+    write_file(folder / THRESHOLD, thresholds.encode(threshold))
+    name = BUNDLE if isinstance(manifest, Manifest) else ENGINE
+    write_file(folder / name, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+
+
+def load_bundle(folder: Path) -> Manifest:
+    """The manifest of a bundle, every hash checked. Raises BundleError naming the first thing that is wrong."""
+    return _load(folder, BUNDLE, Manifest)
+
+
+def load_engine(folder: Path) -> EngineManifest:
+    """The manifest of an engine folder, every hash checked. Raises BundleError naming the first thing that is wrong."""
+    return _load(folder, ENGINE, EngineManifest)
+
+
+def load_threshold(folder: Path) -> Threshold:
+    """The sidecar threshold of a bundle or engine folder. Raises BundleError."""
+    return thresholds.decode(_read(folder / THRESHOLD), str(folder / THRESHOLD))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        made_by = "mtkd-edge train" if path.name == BUNDLE else "mtkd-edge build-engine --int8"
+        raise BundleError(f"{path} cannot be read: {error.strerror}", made_by) from error
+
+
+def _load(folder: Path, name: str, kind: type[AnyManifest]) -> AnyManifest:
+    path = folder / name
+    text = _read(path)
+    hint = "build it again with this version of mtkd-edge"
+    try:
+        version = msgspec.json.decode(text, type=dict).get("format")
+        if version != FORMAT:
+            raise BundleError(f"{path} has format {version}, this version reads format {FORMAT}", hint)
+        manifest = msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise BundleError(f"{path} is damaged: {error}", hint) from error
+    for required in (FEATURES, HEAD, GOLDEN):
+        if required not in manifest.files:
+            raise BundleError(f"{path} lists no {required}", hint)
+    for file, wanted in manifest.files.items():
+        if Path(file).name != file:
+            raise BundleError(f"{path} lists {file!r}, which leaves the folder", "do not use this folder")
+        if sha256(folder / file) != wanted:
+            raise BundleError(f"{folder / file} was changed: its sha256 is not the manifest's", "copy the folder again")
+    return manifest

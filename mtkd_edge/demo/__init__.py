@@ -1,0 +1,1 @@
+"""A small production line, rendered: parts, defects, a video."""

@@ -1,0 +1,1 @@
+"""The device: bundle -> engine -> verdicts. Never imports torch or onnx."""

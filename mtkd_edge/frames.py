@@ -1,0 +1,136 @@
+"""Pixels in: reading a photo, and the one resize that training and the line share.
+
+A *photo* is what came from a file or a camera: RGB, [H, W, 3], uint8 or uint16. A *frame* is what a graph takes: RGB,
+[height, width, 3], uint8. Grey photos become three equal channels, EXIF rotation is applied, alpha is dropped.
+
+This file knows nothing of networks: mean and standard deviation are the first nodes of the exported graph.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_PIXELS = 100_000_000
+"""A larger photo is refused before it is decoded: 875 kB of PNG can unpack to 5 GB (a decompression bomb)."""
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read once, when cv2 is imported
+
+import cv2  # noqa: E402
+
+from mtkd_edge.errors import DataError  # noqa: E402
+
+cv2.setLogLevel(0)  # its warnings about damaged files would repeat, on stderr, what our errors say
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Files with these endings are photos, whatever their case."""
+WHITES = (255, 1023, 4095, 16383, 65535)
+"""Full scale of 8, 10, 12, 14 and 16 bit cameras."""
+
+Photo = NDArray[np.uint8] | NDArray[np.uint16]
+Frame = NDArray[np.uint8]
+
+
+class FrameSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a photo becomes a frame.
+
+    `fit`: "squash" changes the aspect ratio, "letterbox" keeps it and repeats the edge pixels around the picture.
+    `white`: the value of full white in 16-bit photos, one of WHITES; 8-bit photos always end at 255.
+    """
+
+    height: int
+    width: int
+    fit: Literal["squash", "letterbox"] = "squash"
+    white: int = 65535
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 32 or self.height % 32 or self.width % 32:
+            raise ValueError(f"height and width must be positive multiples of 32, got {self.height} x {self.width}")
+        if self.white not in WHITES:
+            raise ValueError(f"white must be one of {WHITES}, got {self.white}")
+
+
+def decode(data: bytes, name: str) -> Photo:
+    """The bytes of an image file -> photo. Raises DataError naming `name` for what cannot be read."""
+    if not data:
+        raise DataError(f"{name} is empty (0 bytes)", "delete it or copy it again")
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        # these two flags keep 16 bits, apply the EXIF rotation, make grey three channels and drop alpha
+        picture = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:
+        if "PIXELS" in str(error) or "MAX_IMAGE" in str(error):
+            raise DataError(f"{name} is refused: more than {MAX_PIXELS:,} pixels", "scale it down first") from error
+        raise DataError(f"{name} cannot be decoded: {error.err}", "open it in an image viewer; copy it again") from error
+    if picture is None:
+        raise DataError(f"{name} is not an image that can be read, or it is damaged", "copy it again or remove it")
+    if picture.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{name} has pixels of type {picture.dtype}, wanted 8 or 16 bit integers", "convert it to PNG")
+    return np.ascontiguousarray(picture[:, :, ::-1])  # cv2 gives BGR
+
+
+def read(path: Path) -> Photo:
+    """An image file -> photo. Raises DataError naming the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from error
+    return decode(data, str(path))
+
+
+def to_8bit(photo: Photo, white: int) -> Frame:
+    """uint16 -> uint8 with `white` at 255, clipped; uint8 stays. The scale is fixed, never the photo's own maximum."""
+    if photo.dtype == np.uint8:
+        return photo.astype(np.uint8, copy=False)
+    return np.minimum(photo.astype(np.float32) * (255 / white) + 0.5, 255).astype(np.uint8)
+
+
+def white_of(photo: Photo) -> int:
+    """The smallest full scale of WHITES that holds the photo's brightest value; 0 for 8-bit photos."""
+    if photo.dtype == np.uint8:
+        return 0
+    brightest = int(photo.max())
+    return next(white for white in WHITES if brightest <= white)
+
+
+def placement(photo_height: int, photo_width: int, spec: FrameSpec) -> tuple[int, int, int, int]:
+    """Where the picture lies inside its frame: (left, top, width, height) in frame pixels."""
+    if spec.fit == "squash":
+        return 0, 0, spec.width, spec.height
+    scale = min(spec.height / photo_height, spec.width / photo_width)
+    height, width = max(1, round(photo_height * scale)), max(1, round(photo_width * scale))
+    return (spec.width - width) // 2, (spec.height - height) // 2, width, height
+
+
+def to_frame(photo: Photo, spec: FrameSpec) -> Frame:
+    """[H, W, 3] uint8 or uint16 -> [spec.height, spec.width, 3] uint8, contiguous.
+
+    Shrinking averages areas, enlarging interpolates: a thin scratch is never skipped over. Raises DataError for another
+    shape or type.
+    """
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype not in (np.uint8, np.uint16) or not photo.size:
+        raise DataError(f"a photo is [H, W, 3] of uint8 or uint16, got {list(photo.shape)} of {photo.dtype}")
+    left, top, width, height = placement(photo.shape[0], photo.shape[1], spec)
+    smaller = height * width < photo.shape[0] * photo.shape[1]
+    resized = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    frame = to_8bit(resized, spec.white)
+    if spec.fit == "letterbox":
+        right, bottom = spec.width - left - width, spec.height - top - height
+        frame = cv2.copyMakeBorder(frame, top, bottom, left, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+    return np.ascontiguousarray(frame)
+
+
+def map_to_photo(values: NDArray[np.float32], photo_height: int, photo_width: int, spec: FrameSpec) -> NDArray[np.float32]:
+    """A score map [h, w] over a frame -> [photo_height, photo_width] over the photo it came from (bilinear)."""
+    left, top, width, height = placement(photo_height, photo_width, spec)
+    # one affine map from photo pixels to map cells, pixel centres on pixel centres
+    sx, sy = values.shape[1] / spec.width, values.shape[0] / spec.height
+    ax, ay = width / photo_width * sx, height / photo_height * sy
+    matrix = np.array([[ax, 0, (0.5 * ax) + left * sx - 0.5], [0, ay, (0.5 * ay) + top * sy - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(values, matrix, (photo_width, photo_height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return warped.astype(np.float32, copy=False)
