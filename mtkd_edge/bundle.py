@@ -97,14 +97,12 @@ def sha256(path: Path) -> str:
     """Hex sha256 of a file. Raises BundleError where it cannot be read."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(path)
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "copy the whole folder again") from error
-
-
-def _slow(path: Path) -> str:
-    """Python 3.10 has no hashlib.file_digest."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -112,16 +110,22 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise BundleError(f"{path} cannot be written: {error.strerror}", "check the free space and permissions") from error
+        raise BundleError(
+            f"{path} cannot be written: {error.strerror}", "check the free space and permissions"
+        ) from error
 
 
 def seal(folder: Path) -> dict[str, str]:
     """{file name: sha256} of every file in the folder except the manifest itself and the sidecar threshold."""
     skipped = {BUNDLE, ENGINE, THRESHOLD}
-    return {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name not in skipped and p.name[0] != "."}
+    return {
+        p.name: sha256(p)
+        for p in sorted(folder.iterdir())
+        if p.is_file() and p.name not in skipped and p.name[0] != "."
+    }
 
 
 def save(folder: Path, manifest: Manifest | EngineManifest, threshold: Threshold) -> None:

@@ -56,7 +56,9 @@ class MissingExtraError(MtkdError):
     exit_code = 5
 
     def __init__(self, package: str, extra: str, why: str) -> None:
-        super().__init__(f"{why} needs the package {package!r}, which is not installed", f"pip install 'mtkd-edge[{extra}]'")
+        super().__init__(
+            f"{why} needs the package {package!r}, which is not installed", f"pip install 'mtkd-edge[{extra}]'"
+        )
 
 
 class BackendError(MtkdError):

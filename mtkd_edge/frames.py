@@ -65,7 +65,9 @@ def decode(data: bytes, name: str) -> Photo:
     except cv2.error as error:
         if "PIXELS" in str(error) or "MAX_IMAGE" in str(error):
             raise DataError(f"{name} is refused: more than {MAX_PIXELS:,} pixels", "scale it down first") from error
-        raise DataError(f"{name} cannot be decoded: {error.err}", "open it in an image viewer; copy it again") from error
+        raise DataError(
+            f"{name} cannot be decoded: {error.err}", "open it in an image viewer; copy it again"
+        ) from error
     if picture is None:
         raise DataError(f"{name} is not an image that can be read, or it is damaged", "copy it again or remove it")
     if picture.dtype not in (np.uint8, np.uint16):
@@ -124,7 +126,9 @@ def to_frame(photo: Photo, spec: FrameSpec) -> Frame:
     return np.ascontiguousarray(frame)
 
 
-def map_to_photo(values: NDArray[np.float32], photo_height: int, photo_width: int, spec: FrameSpec) -> NDArray[np.float32]:
+def map_to_photo(
+    values: NDArray[np.float32], photo_height: int, photo_width: int, spec: FrameSpec
+) -> NDArray[np.float32]:
     """A score map [h, w] over a frame -> [photo_height, photo_width] over the photo it came from (bilinear)."""
     left, top, width, height = placement(photo_height, photo_width, spec)
     # one affine map from photo pixels to map cells, pixel centres on pixel centres

@@ -8,7 +8,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Called with the name of the step, how much is done, how much there is, and a short note ("loss 0.12")."""
 
-    def __call__(self, step: str, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
+        """Report that `done` of `total` are done."""
 
 
 def silent(step: str, done: int, total: int, note: str = "") -> None:

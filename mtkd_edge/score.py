@@ -8,7 +8,7 @@ For a batch of images, with feature pairs (student S_l, reference T_l) of shape 
     map[n]      = sum_l weight_l * A_l,y @ m_l[n] @ A_l,x^T     [N, H, W]
     score[n]    = mean of the largest `pool` fraction of map[n] (at least one pixel; 1.0 is the mean)
 
-A_y [H, h] and A_x [W, w] do half-pixel bilinear up-sampling followed by a Gaussian of `sigma` map pixels, edges clamped.
+A_y [H, h] and A_x [W, w] do half-pixel bilinear up-sampling, then a Gaussian of `sigma` map pixels, edges clamped.
 Both steps are linear and separable, so they are one matrix per axis: the same numbers in numpy, torch, ONNX and CUDA.
 Nothing is clipped and NaN is never hidden: one NaN feature makes the score NaN, which `verdict.decide` calls invalid.
 

@@ -42,11 +42,11 @@ class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """One sentence for people."""
         rate = f"{self.false_alarms:g}"
         if self.method == "conformal":
-            return f"{self.score:.4g}: at most {rate} false alarms a good part, guaranteed by {self.photos} held-out photos"
+            return f"{self.score:.4g}: at most {rate} false alarms a good part, guaranteed by {self.photos} photos"
         if self.method == "manual":
             return f"{self.score:.4g}: set by hand"
         return (
-            f"{self.score:.4g}: aims at {rate} false alarms a good part by a tail fit on {self.photos} held-out photos; "
+            f"{self.score:.4g}: aims at {rate} false alarms a good part by a tail fit on {self.photos} photos; "
             f"{self.missing} more would make it a guarantee"
         )
 
