@@ -24,7 +24,8 @@ import cv2  # noqa: E402
 
 from mtkd_edge.errors import DataError  # noqa: E402
 
-cv2.setLogLevel(0)  # its warnings about damaged files would repeat, on stderr, what our errors say
+# its warnings about damaged files would repeat, on stderr, what our errors say
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Files with these endings are photos, whatever their case."""
