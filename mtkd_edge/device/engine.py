@@ -7,13 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtkd_edge.errors import BackendError
+
 Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What whoever loads an engine may say about this machine; the defaults are the engine's own.
+
+    `threads`: CPU threads, 0 = as built (all). `hint`: "" = as built. `cache`: where OpenVINO keeps compiled models,
+    None = inside the engine folder where that can be written. `gpu`: which CUDA device.
+    """
+
+    threads: int = 0
+    hint: Literal["", "latency", "throughput"] = ""
+    cache: Path | None = None
+    gpu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +68,16 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def check_frames(frames: Frames, shape: tuple[int, int, int], batch: int) -> None:
+    """Every engine's first step. Raises BackendError unless frames is [1 ... batch, *shape] of uint8.
+
+    Runtimes convert other types silently: a float image in [0, 1] would be scored as an almost black one.
+    """
+    if frames.dtype != np.uint8 or frames.shape[1:] != shape or not 1 <= len(frames) <= batch:
+        raise BackendError(
+            f"an engine takes [1 to {batch}, {', '.join(map(str, shape))}] of uint8, "
+            f"got {list(frames.shape)} of {frames.dtype}",
+            "frames come from mtkd_edge.frames.to_frame",
+        )
