@@ -2,7 +2,7 @@
 
 Two frozen random "teachers" (one with residual Adds, one with depthwise convolutions and ReLU6), a Concat, a bilinear
 Resize and projections make the reference; the student's heads are fitted to it on normal frames by least squares, so
-that a defect really does raise the score. Input is uint8 NHWC; Cast, Transpose, Sub and Div come first, as in a real bundle.
+that a defect really does raise the score. Input is uint8 NHWC; Cast, Transpose, Sub and Div come first, as they should.
 """
 
 from __future__ import annotations
