@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change goes in: set-up, lint, format, types, tests.
+# Arguments go to pytest, for instance: bash scripts/test.sh tests/test_cli.py -x
+#   MTKD_INSTALL_TOOLS=0   leave the system's packages alone (the tests with a real RTSP camera then skip)
+#   MTKD_REQUIRE=data      a test that needs the real photos beside the checkout fails without them, instead of skipping
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash scripts/setup.sh
+if [ "${MTKD_INSTALL_TOOLS:-1}" != 0 ]; then
+  bash scripts/install_test_tools.sh
+fi
+bin=${MTKD_VENV:-.venv}/bin
+if [ -d ../shared/data ]; then
+  export MTKD_REQUIRE=${MTKD_REQUIRE:-data}
+fi
+
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
+"$bin/python" -m pytest --durations=10 "$@"
