@@ -1,12 +1,12 @@
 """How well raw scores tell defects from good parts. Everything is by rank or by count: scores need no scaling.
 
 Labels are True (or 1) for defective. A score that is NaN is a ValueError: an invalid frame has no rank, and the caller
-must say what became of it. Where one of the two classes is absent a figure does not exist: it is None, never NaN or 0.5.
+must say what became of it. Where one of the two classes is absent a figure does not exist: None, never NaN or 0.5.
 
 Pixel figures take masks and maps as sequences of [H, W] arrays whose sizes may differ from photo to photo. They are
-exact, and hold only the scores of the defective pixels and one map at a time, so a lazy sequence needs little memory (it
-is read twice). A good photo has a mask without any True. A *defective* photo whose mask is empty or missing (MTD has
-four) must be left out of them by the caller: its defect would count as good pixels.
+exact, and hold only the scores of the defective pixels and one map at a time, so a lazy sequence needs little memory
+(it is read twice). A good photo has a mask without any True. A *defective* photo whose mask is empty or missing (MTD
+has four) must be left out of them by the caller: its defect would count as good pixels.
 
 This file knows nothing of thresholds' origin, files or engines.
 """
