@@ -8,21 +8,16 @@ This file knows nothing of networks: mean and standard deviation are the first n
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
+import cv2 as cv2  # for the shared modules that draw or filter: they take it from here
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PIXELS = 100_000_000
-"""A larger photo is refused before it is decoded: 875 kB of PNG can unpack to 5 GB (a decompression bomb)."""
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read once, when cv2 is imported
-
-import cv2  # noqa: E402
-
-from mtkd_edge.errors import DataError  # noqa: E402
+from mtkd_edge import MAX_PIXELS
+from mtkd_edge.errors import DataError
 
 # its warnings about damaged files would repeat, on stderr, what our errors say
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
