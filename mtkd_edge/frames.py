@@ -9,7 +9,7 @@ This file knows nothing of networks: mean and standard deviation are the first n
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import cv2 as cv2  # for the shared modules that draw or filter: they take it from here
 import msgspec
@@ -68,7 +68,7 @@ def decode(data: bytes, name: str) -> Photo:
         raise DataError(f"{name} is not an image that can be read, or it is damaged", "copy it again or remove it")
     if picture.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{name} has pixels of type {picture.dtype}, wanted 8 or 16 bit integers", "convert it to PNG")
-    return np.ascontiguousarray(picture[:, :, ::-1])  # cv2 gives BGR
+    return cast(Photo, np.ascontiguousarray(picture[:, :, ::-1]))  # cv2 gives BGR
 
 
 def read(path: Path) -> Photo:
@@ -84,7 +84,7 @@ def to_8bit(photo: Photo, white: int) -> Frame:
     """uint16 -> uint8 with `white` at 255, clipped; uint8 stays. The scale is fixed, never the photo's own maximum."""
     if photo.dtype == np.uint8:
         return photo.astype(np.uint8, copy=False)
-    return np.minimum(photo.astype(np.float32) * (255 / white) + 0.5, 255).astype(np.uint8)
+    return np.asarray(np.minimum(photo.astype(np.float32) * (255 / white) + 0.5, 255), np.uint8)
 
 
 def white_of(photo: Photo) -> int:
@@ -115,7 +115,7 @@ def to_frame(photo: Photo, spec: FrameSpec) -> Frame:
     left, top, width, height = placement(photo.shape[0], photo.shape[1], spec)
     smaller = height * width < photo.shape[0] * photo.shape[1]
     resized = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    frame = to_8bit(resized, spec.white)
+    frame = to_8bit(cast(Photo, resized), spec.white)
     if spec.fit == "letterbox":
         right, bottom = spec.width - left - width, spec.height - top - height
         frame = cv2.copyMakeBorder(frame, top, bottom, left, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
