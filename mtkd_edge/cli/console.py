@@ -1,7 +1,8 @@
 """What the commands say and where: results on stdout, everything else on stderr.
 
-A command's own result is the only thing that ever reaches stdout. While a command runs (`own_stdout`), whatever a library
-prints there, in Python or in C, lands on stderr instead, so `--json` is always parseable. This file knows no command.
+A command's own result is the only thing that ever reaches stdout. While a command runs (`own_stdout`), whatever a
+library prints there, in Python or in C, lands on stderr instead, so `--json` is always parseable. This file knows no
+command.
 """
 
 from __future__ import annotations
