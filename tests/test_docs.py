@@ -1,0 +1,105 @@
+"""The documents tell the truth: their commands exist with their options, their links resolve, their shell blocks run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from mtkd_edge.cli.app import EXIT_CODES, app
+from mtkd_edge.errors import MtkdError
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUP: Any = typer.main.get_command(app)
+BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMANDS = set(GROUP.commands)
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+DOCUMENTS = tracked("*.md")
+
+
+def spoken_lines(text: str) -> list[list[str]]:
+    """The words of every `mtkd-edge ...` line in the shell blocks, comments off."""
+    lines = [line for block in BLOCK.findall(text) for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line and line[0] == "mtkd-edge"]
+
+
+def wrong(words: list[str]) -> list[str]:
+    """What a command line names that the program does not have."""
+    if not words or words[0] not in COMMANDS:
+        return [f"no command {words[:1]}"]
+    options = {option for parameter in GROUP.commands[words[0]].params for option in parameter.opts}
+    return [word for word in words[1:] if word.startswith("--") and word.partition("=")[0] not in options]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_in_a_document_exists_with_its_options(document: Path) -> None:
+    assert {" ".join(words): wrong(words) for words in spoken_lines(document.read_text()) if wrong(words)} == {}
+
+
+def test_a_wrong_command_line_would_be_noticed() -> None:
+    assert spoken_lines("```bash\nmtkd-edge train x --fast  # quick\n```\n") == [["train", "x", "--fast"]]
+    assert wrong(["train", "--fast"]) == ["--fast"]
+    assert wrong(["fly"])
+
+
+def test_the_readme_shows_every_command() -> None:
+    text = (ROOT / "README.md").read_text()
+    spoken = {words[0] for words in spoken_lines(text)} | set(re.findall(r"`mtkd-edge ([a-z-]+)", text))
+    # `demo` is what scripts/demo.sh runs
+    assert spoken | {"demo"} >= COMMANDS
+
+
+def test_readme_and_help_name_every_exit_code_of_the_error_tree() -> None:
+    codes = {0, 1, 130} | {kind.exit_code for kind in MtkdError.__subclasses__()}
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)}
+    assert table == codes
+    assert {int(code) for code in re.findall(r"(?:^|\s{2})(\d+) [a-z]", EXIT_CODES)} == codes
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_resolve(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text())
+    local = [link for link in links if "://" not in link and not link.startswith("mailto:")]
+    assert [link for link in local if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_scripts_named_in_a_document_exist(document: Path) -> None:
+    named = re.findall(r"(?:scripts|tests|docs|mtkd_edge)/[\w./-]+\.(?:sh|py|md)", document.read_text())
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_no_tracked_file_holds_a_path_of_one_machine() -> None:
+    # spelled in two halves, so that this file does not hold what it looks for
+    paths = re.compile("|".join(rf"(?<![\w.~-])/{name}/(?=[a-z])" for name in ("wo" + "rk", "ro" + "ot", "ho" + "me")))
+    found = []
+    for path in tracked():
+        data = path.read_bytes()
+        if b"\0" not in data[:8192]:
+            lines = data.decode(errors="replace").splitlines()
+            found += [f"{path.relative_to(ROOT)}:{n}" for n, line in enumerate(lines, 1) if paths.search(line)]
+    assert found == []
+
+
+@pytest.mark.parametrize("script", tracked("scripts/*.sh", ".ci/run"), ids=lambda path: path.name)
+def test_shell_scripts_parse_and_may_be_run_from_anywhere(script: Path, tmp_path: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True, cwd=tmp_path)
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+
+
+def test_python_m_is_the_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "mtkd_edge", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "mtkd-edge")
