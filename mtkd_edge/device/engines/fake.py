@@ -1,4 +1,4 @@
-"""An engine without a network, for tests of whatever uses engines: deterministic, instant, and right about bright spots.
+"""An engine without a network, to test whatever uses engines: deterministic, instant, and right about bright spots.
 
 The map is the brightness of the frame, averaged over cells of 8 x 8 pixels and scaled to 0 ... 1; the score is the
 brightest cell. So a black frame scores 0, one with a white square of 8 pixels on the grid scores 1, and the region of

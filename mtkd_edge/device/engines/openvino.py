@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mtkd_edge.bundle import FEATURES, HEAD, EngineManifest
 from mtkd_edge.device.engine import EngineOptions, Frames, Inference, check_frames
+from mtkd_edge.device.engines._cache import user_cache
 from mtkd_edge.errors import BackendError
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def cache_folder(folder: Path) -> Path:
     """Where compiled models are kept for the next start: with the engine, or with the user where that is read-only."""
     if os.access(folder, os.W_OK):
         return folder / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtkd-edge" / "openvino"
+    return user_cache() / "openvino"
 
 
 def words(error: Exception) -> str:

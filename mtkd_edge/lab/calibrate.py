@@ -1,0 +1,147 @@
+"""How wide every tensor of features.onnx gets on photos of good parts and on the same photos with a pasted defect.
+
+The defects matter: ranges from good parts alone clip exactly the activations that tell a defect, and difference-based
+scores lose several AUROC points by it. The result is evidence, small text for `calibration/` and for version control:
+
+    calibration/<name>.json      method, versions, sha256 of the graph, range of every tensor, sha256 of every photo
+    calibration/<name>.sha256    the photos again, for `sha256sum -c` in their root folder
+
+One pair of frames is in memory at a time. This file knows nothing of where Q/DQ pairs go beyond asking `placement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from mtkd_edge import __version__
+from mtkd_edge.bundle import sha256, write_file
+from mtkd_edge.errors import BundleError, DataError, UsageError
+from mtkd_edge.frames import Frame
+from mtkd_edge.lab.placement import candidates
+from mtkd_edge.progress import Progress, silent
+from mtkd_edge.synthetic import paste_defect
+
+Method = Literal["minmax", "percentile"]
+Range = tuple[float, float]
+FORMAT = 1
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The evidence behind an INT8 graph.
+
+    `graph`: sha256 of the float features.onnx. `ranges`: tensor -> (lowest, highest). `photos`: path -> sha256.
+    `percentile` is 100 for "minmax"; `seed` is that of the pasted defects; `frames` counts both kinds.
+    """
+
+    format: int = FORMAT
+    graph: str
+    method: Method
+    percentile: float
+    seed: int
+    frames: int
+    versions: dict[str, str]
+    ranges: dict[str, Range]
+    photos: dict[str, str]
+
+
+def calibrate(
+    graph: Path,
+    frames: Iterable[Frame],
+    photos: Mapping[str, str],
+    *,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Calibration:
+    """Run the float graph on every frame and on a copy with a defect, and keep the range of every tensor.
+
+    `frames`: [height, width, 3] uint8, one for each of `photos` (path -> sha256), in any lazy form. "minmax" keeps the
+    extremes; "percentile" keeps, over all frames, the widest of each frame's `percentile` of values on either side.
+    Raises DataError without a frame, or where frames and photos differ in number; UsageError for the percentile.
+    """
+    if not 90 <= percentile <= 100:
+        raise UsageError(f"the percentile must be between 90 and 100, got {percentile}", "--percentile 99.99")
+    kept = 100.0 if method == "minmax" else percentile
+    ranges: dict[str, Range] = {}
+    count = 0
+    for count, batch in enumerate(with_defects(frames, seed), start=1):
+        if count == 1:
+            session, names = probe(graph)
+        for values in zip(*session.run(names, {"frames": batch}), strict=True):
+            for name, value in zip(names, values, strict=True):
+                ranges[name] = widen(ranges.get(name), value, kept)
+        progress("calibrate", count, len(photos))
+    if count != len(photos) or not count:
+        raise DataError(f"calibration got {count} frames for {len(photos)} photos", "give it photos of good parts")
+    return Calibration(
+        graph=sha256(graph),
+        method=method,
+        percentile=kept,
+        seed=seed,
+        frames=2 * count,
+        versions={"mtkd-edge": __version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        ranges=ranges,
+        photos=dict(photos),
+    )
+
+
+def with_defects(frames: Iterable[Frame], seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Each frame and the same frame with a pasted defect, as one batch [2, height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    for frame in frames:
+        yield np.stack([frame, paste_defect(frame, rng)[0]])
+
+
+def probe(graph: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:
+    """A session of the graph whose outputs are the tensors that might be quantised, and their names."""
+    model = onnx.load(graph)
+    names = list(candidates(model))
+    model.graph.ClearField("output")
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    # the arithmetic of shapes has Add and Concat too, on integers
+    return session, [output.name for output in session.get_outputs() if output.type == "tensor(float)"]
+
+
+def widen(known: Range | None, value: NDArray[np.float32], percentile: float) -> Range:
+    """The range that holds the known one and this frame's. Raises DataError for a value that is not finite."""
+    if percentile == 100:
+        low, high = float(value.min()), float(value.max())
+    else:
+        low, high = map(float, np.percentile(value, [100 - percentile, percentile]))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise DataError("the network makes values that are not finite", "train again; the bundle is not usable")
+    return (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
+
+
+def save(folder: Path, name: str, calibration: Calibration) -> Path:
+    """Write both files of the evidence; return the path of the JSON file. Raises BundleError where that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    lines = [f"{digest}  {photo}\n" for photo, digest in calibration.photos.items()]
+    write_file(folder / f"{name}.sha256", "".join(lines).encode())
+    write_file(path, msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")
+    return path
+
+
+def load(path: Path, graph: Path) -> Calibration:
+    """The evidence back. Raises BundleError for a damaged file, UsageError for ranges of another graph."""
+    hint = f"delete {path} and calibrate again"
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Calibration)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}", "mtkd-edge build-engine --int8") from error
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{path} is not a calibration: {error}", hint) from error
+    if found.graph != sha256(graph):
+        raise UsageError(f"{path} was measured on another graph than {graph}", hint)
+    return found
