@@ -36,7 +36,8 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line of `watch`. Times: `captured` in seconds since the epoch, `latency_ms` by stage in milliseconds.
 
-    `score` is None where the state is `invalid`; `reason` then says why.
+    `score` is None where the state is `invalid`; `reason` then says why. `path` is the photo's own file, if it has one.
+    `regions` are what lies above the map threshold, whatever the state.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     regions: tuple[Region, ...] = ()
     latency_ms: dict[str, float] = {}
     reason: str = ""
+    path: str = ""
 
 
 def decide(score: float | None, threshold: float) -> State:

@@ -1,0 +1,138 @@
+"""What a watch did: every frame accounted for, verdicts, latency by stage, throughput, outages; for people and as JSON.
+
+Latencies are kept as counts in classes 2 % wide, so that weeks of frames need no more memory than one: a percentile is
+right to 1 %.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+
+from mtkd_edge.device.health import Condition, Outage
+from mtkd_edge.device.sinks import SinkReport
+from mtkd_edge.verdict import State, Verdict
+
+CLASS = math.log(1.02)
+SHOWN_OUTAGES = 3
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Milliseconds."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One source. captured = scored + invalid + the sum of dropped; scored = normal + anomalous."""
+
+    source: str
+    captured: int
+    scored: int
+    invalid: int
+    dropped: dict[str, int]
+    normal: int
+    anomalous: int
+    condition: Condition
+    reason: str
+    outages: tuple[Outage, ...]
+    outage_count: int
+    outage_seconds: float
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole watch. `throughput`: verdicts a second between the first frame and the last verdict."""
+
+    engine: str
+    began: float
+    seconds: float
+    throughput: float
+    sources: tuple[SourceSummary, ...]
+    latency_ms: dict[str, Percentiles]
+    sinks: tuple[SinkReport, ...]
+
+
+class Tally:
+    """Counts verdicts while they pass. Used from one thread; read when that has ended."""
+
+    def __init__(self) -> None:
+        self.began = time.time()
+        self.verdicts: Counter[tuple[str, State]] = Counter()
+        self._classes: dict[str, Counter[int]] = {}
+        self._first = self._last = 0.0
+
+    def add(self, verdict: Verdict, captured: float) -> None:
+        """One more verdict; `captured` is the monotonic time of its frame."""
+        self._last = time.monotonic()
+        self._first = min(self._first, captured) if self.verdicts else captured
+        self.verdicts[verdict.source, verdict.state] += 1
+        for stage, milliseconds in verdict.latency_ms.items():
+            self._classes.setdefault(stage, Counter())[_class(milliseconds)] += 1
+
+    def throughput(self) -> float:
+        """Verdicts a second; 0 without any."""
+        seconds = self._last - self._first
+        return self.verdicts.total() / seconds if seconds > 0 else 0.0
+
+    def latency(self) -> dict[str, Percentiles]:
+        """By stage, in the order in which the stages came up; `total` last."""
+        stages = sorted(self._classes, key=lambda stage: stage == "total")
+        return {stage: percentiles(self._classes[stage]) for stage in stages}
+
+
+def _class(milliseconds: float) -> int:
+    return round(math.log(max(milliseconds, 1e-3)) / CLASS)
+
+
+def percentiles(classes: Mapping[int, int]) -> Percentiles:
+    """Counts by class of duration -> the middle of the classes in which the percentiles lie."""
+    total = sum(classes.values())
+    found, seen = [], 0
+    wanted = [0.5, 0.9, 0.99]
+    for number in sorted(classes):
+        seen += classes[number]
+        while wanted and seen >= wanted[0] * total:
+            found.append(round(math.exp(number * CLASS), 4))
+            wanted.pop(0)
+    return Percentiles(*found)
+
+
+def text(summary: Summary) -> str:
+    """For people: a few lines for each source, then latency, then whatever was lost on the way out."""
+    lines = []
+    for source in summary.sources:
+        lines.append(f"{source.source}: {_count(source.captured, 'frame')} captured, {source.condition.value}")
+        dropped = "".join(f", {count} dropped ({reason})" for reason, count in source.dropped.items())
+        lines.append(f"  {source.normal} normal, {source.anomalous} anomalous, {source.invalid} invalid{dropped}")
+        if source.condition is Condition.ENDED and source.reason:
+            lines.append(f"  ended: {source.reason}")
+        lines += _outages(source)
+    if summary.latency_ms:
+        lines.append(f"{summary.throughput:.1f} frames a second over {summary.seconds:.1f} s with {summary.engine}")
+        width = max(map(len, summary.latency_ms))
+        lines.append(f"{'milliseconds':{max(width, 12)}}      p50      p90      p99")
+        for stage, p in summary.latency_ms.items():
+            lines.append(f"{stage:{max(width, 12)}} {p.p50:8.2f} {p.p90:8.2f} {p.p99:8.2f}")
+    for sink in summary.sinks:
+        lines += [f"{sink.name}: {_count(count, 'verdict')} lost ({why})" for why, count in sink.lost.items()]
+    return "\n".join(lines)
+
+
+def _outages(source: SourceSummary) -> list[str]:
+    if not source.outage_count:
+        return []
+    lines = [f"  {_count(source.outage_count, 'outage')}, {source.outage_seconds:.1f} s together"]
+    for outage in source.outages[-SHOWN_OUTAGES:]:
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(outage.began))
+        lines.append(f"    {began} for {outage.seconds:.1f} s{'' if outage.over else ' so far'}: {outage.reason}")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
