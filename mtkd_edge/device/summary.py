@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from mtkd_edge.device.health import Condition, Outage
-from mtkd_edge.device.sinks import SinkReport
+from mtkd_edge.device.health import Condition, Health, Outage
+from mtkd_edge.device.ledger import Account
+from mtkd_edge.device.sinks import Guard, SinkReport
 from mtkd_edge.verdict import State, Verdict
 
 CLASS = math.log(1.02)
@@ -101,6 +102,40 @@ def percentiles(classes: Mapping[int, int]) -> Percentiles:
             found.append(round(math.exp(number * CLASS), 4))
             wanted.pop(0)
     return Percentiles(*found)
+
+
+def summarise(
+    engine: str, accounts: Mapping[str, Account], health: Health, tally: Tally, guards: Sequence[Guard], seconds: float
+) -> Summary:
+    """Everything that was counted, as one value."""
+    sources = []
+    for name, account in accounts.items():
+        record = health.record(name)
+        sources.append(
+            SourceSummary(
+                source=name,
+                captured=account.captured,
+                scored=account.scored,
+                invalid=account.invalid,
+                dropped=account.dropped,
+                normal=tally.verdicts[name, State.NORMAL],
+                anomalous=tally.verdicts[name, State.ANOMALOUS],
+                condition=record.condition,
+                reason=record.reason,
+                outages=record.outages,
+                outage_count=record.outage_count,
+                outage_seconds=record.outage_seconds,
+            )
+        )
+    return Summary(
+        engine=engine,
+        began=tally.began,
+        seconds=seconds,
+        throughput=tally.throughput(),
+        sources=tuple(sources),
+        latency_ms=tally.latency(),
+        sinks=tuple(guard.report() for guard in guards),
+    )
 
 
 def text(summary: Summary) -> str:
