@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mtkd_edge.frames import FrameSpec, map_to_photo
 from mtkd_edge.verdict import Region
 
-FINEST = 1_000_000
+FINEST = 250_000
 """A larger photo is searched on a grid of this many points: the map is far coarser than that anyway."""
 
 
