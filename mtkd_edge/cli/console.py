@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
 
 import msgspec
 
-_results: list[IO[str]] = []
+_stdout: list[int] = []
+"""While a command runs: the descriptor of the real stdout."""
 
 BLUE, ORANGE, GREY, BOLD, RED = "34", "38;5;208", "90", "1", "31"
 """Colours that stay apart for colour-blind eyes: normal is blue, anomalous is orange."""
@@ -23,29 +23,30 @@ BLUE, ORANGE, GREY, BOLD, RED = "34", "38;5;208", "90", "1", "31"
 
 @contextmanager
 def own_stdout() -> Iterator[None]:
-    """Until the end of the block, file descriptor 1 is stderr, and only `emit` and `say` write to the real stdout."""
+    """Until the end of the block, file descriptor 1 is stderr, and only `say` and `emit` write to the real stdout."""
     sys.stdout.flush()
-    stdout = os.dup(1)
+    real = os.dup(1)
     os.dup2(2, 1)
-    _results.append(os.fdopen(stdout, "w", encoding="utf-8", closefd=False))
+    _stdout.append(real)
     try:
         yield
     finally:
         # what a library left in its buffer belongs to stderr, before the descriptors swap back
         sys.stdout.flush()
-        _results.pop().flush()
-        os.dup2(stdout, 1)
-        os.close(stdout)
-
-
-def results() -> IO[str]:
-    """The stream that results go to."""
-    return _results[-1] if _results else sys.stdout
+        _stdout.remove(real)
+        os.dup2(real, 1)
+        os.close(real)
 
 
 def say(text: str) -> None:
-    """One line, or a few, of result for people, on stdout."""
-    print(text, file=results(), flush=True)
+    """One line, or a few, of result for people, on stdout, at once. Raises BrokenPipeError where nobody reads it."""
+    if not _stdout:
+        print(text, flush=True)
+        return
+    # no buffer: after a broken pipe there is nothing left to flush; file names need not be UTF-8
+    data = f"{text}\n".encode(errors="surrogateescape")
+    while data:
+        data = data[os.write(_stdout[-1], data) :]
 
 
 def emit(value: object, text: str, *, as_json: bool) -> None:
@@ -60,7 +61,7 @@ def note(text: str) -> None:
 
 def colour(text: str, code: str) -> str:
     """`text` in an ANSI colour where stdout is a terminal and NO_COLOR (https://no-color.org) is not set."""
-    plain = not results().isatty() or "NO_COLOR" in os.environ
+    plain = not os.isatty(_stdout[-1] if _stdout else 1) or "NO_COLOR" in os.environ
     return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
@@ -71,7 +72,7 @@ def failure(message: str, hint: str, exit_code: int, *, as_json: bool) -> None:
         emit({"error": message, "hint": hint, "exit_code": exit_code}, "", as_json=True)
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as aligned columns, two spaces apart; the last column is not padded."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

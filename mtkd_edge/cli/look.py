@@ -2,24 +2,80 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtkd_edge.cli import console
+from mtkd_edge.cli import console, progress
 from mtkd_edge.cli.groups import Command
-from mtkd_edge.cli.options import Json
+from mtkd_edge.cli.options import EngineArgument, Json
+from mtkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
+    from mtkd_edge.device.bench import Floor
     from mtkd_edge.device.doctor_report import Report
+    from mtkd_edge.device.engine import Engine
 
 UNFIT = 6
+Batches = Annotated[str, typer.Option(metavar="1,2,4,8", help="Batch sizes.")]
+Seconds = Annotated[float, typer.Option(metavar="S", help="How long each batch size runs.")]
 COLOURS = {"ok": console.BLUE, "warn": console.ORANGE, "fail": console.RED}
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the program."""
+    app.command("bench", cls=Command, rich_help_panel="Look")(bench)
     app.command("doctor", cls=Command, rich_help_panel="Look")(doctor)
+
+
+def bench(engine: EngineArgument, batch: Batches = "1,2,4,8", seconds: Seconds = 2.0, json: Json = False) -> None:
+    """Measure how fast an engine is here:  mtkd-edge bench engines/bottle-cpu
+
+    \b
+    Milliseconds of a call that 50, 90 and 99 % of the calls stay within, by batch size. The floor is the least that a
+    frame can take on this CPU by the operations and bytes of the graph. Larger batches than the engine takes are left
+    out.
+    """
+    from mtkd_edge import bundle
+    from mtkd_edge.device import bench as bencher
+    from mtkd_edge.device import engines
+
+    manifest = bundle.load_engine(engine)
+    frame = manifest.model.frame
+    asked = sizes(batch)
+    with engines.open_engine(engine, manifest) as loaded, progress.shown() as listener:
+        batches = [size for size in asked if size <= loaded.batch] or asked
+        rows = bencher.bench(loaded, (frame.height, frame.width, 3), batches, seconds, listener)
+        floor = lower_bound(engine, loaded)
+    lines: list[tuple[str, ...]] = [("batch", "p50 ms", "p90 ms", "p99 ms", "frames/s")]
+    for row in rows:
+        call = row.call
+        numbers = (call.p50, call.p90, call.p99, row.frames_per_second)
+        lines.append((str(row.batch), *(f"{number:.2f}" for number in numbers)))
+    text = console.table(lines) + (f"\nfloor {floor.milliseconds:.2f} ms a frame" if floor else "")
+    value = {"engine": str(engine), "rows": rows, "floor": floor, "machine": platform.processor() or platform.machine()}
+    console.emit(value, text, as_json=json)
+
+
+def sizes(text: str) -> list[int]:
+    """ "1,2,4" -> [1, 2, 4]. Raises UsageError for anything else."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--batch takes numbers with commas between them, got {text!r}", "--batch 1,2,4,8") from error
+
+
+def lower_bound(folder: Path, engine: Engine) -> Floor | None:
+    """The floor of an engine that can count its operations: OpenVINO's, on this CPU."""
+    from mtkd_edge.bundle import FEATURES, HEAD
+    from mtkd_edge.device import bench as bencher
+    from mtkd_edge.device.engines.openvino import OpenvinoEngine
+
+    if not isinstance(engine, OpenvinoEngine):
+        return None
+    return bencher.floor(engine.macs(), sum((folder / name).stat().st_size for name in (FEATURES, HEAD)))
 
 
 def doctor(json: Json = False) -> None:

@@ -9,10 +9,37 @@ import msgspec
 import typer
 
 from mtkd_edge.cli import console, progress
+from mtkd_edge.cli.extras import needs
 from mtkd_edge.cli.groups import Command
 from mtkd_edge.cli.options import FalseAlarms, Json
+from mtkd_edge.errors import UsageError
+from mtkd_edge.lab.config import PRESETS, TrainConfig
 
 INTERRUPTED = 130
+DEFAULT = TrainConfig(data="", out="")
+Data = Annotated[
+    Path | None, typer.Argument(metavar="DATA", help="Good photos, or the MVTec AD layout. [default: ./data]")
+]
+Out = Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder. [default: runs/<name>]")]
+Method = Annotated[
+    Literal["map", "paper"] | None, typer.Option(help=f"Feature maps, or as published. [default: {DEFAULT.method}]")
+]
+Preset = Annotated[
+    str | None, typer.Option(metavar="NAME", help=f"Teachers: {', '.join(PRESETS)}. [default: {DEFAULT.preset}]")
+]
+Teachers = Annotated[
+    str | None, typer.Option(metavar="A,B,C", help="Others: timm names, hf-hub:NAME, local-dir:FOLDER.")
+]
+Student = Annotated[str | None, typer.Option(metavar="NAME", help=f"The student. [default: {DEFAULT.student}]")]
+Size = Annotated[int | None, typer.Option(metavar="PIXELS", help=f"Side of a frame. [default: {DEFAULT.size}]")]
+Fit = Annotated[Literal["squash", "letterbox"] | None, typer.Option(help=f"Photo to frame. [default: {DEFAULT.fit}]")]
+Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the photos. [default: the method's]")]
+Batch = Annotated[int | None, typer.Option(metavar="N", help=f"Photos in a step. [default: {DEFAULT.batch}]")]
+Seed = Annotated[
+    int | None, typer.Option(metavar="N", help=f"Same seed, same result on a CPU. [default: {DEFAULT.seed}]")
+]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help=f"auto, cpu or cuda. [default: {DEFAULT.device}]")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the newest run, or the one --out names.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -21,19 +48,20 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Good photos, or the MVTec AD layout.")] = Path("data"),
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder. [default: runs/<name>]")] = None,
-    method: Annotated[Literal["map", "paper"] | None, typer.Option(help="Feature maps, or as published.")] = None,
-    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Teachers: edge, paper, offline.")] = None,
-    teachers: Annotated[str | None, typer.Option(metavar="A,B,C", help="timm names, hf-hub: or local-dir:.")] = None,
-    student: Annotated[str | None, typer.Option(metavar="NAME", help="The student network.")] = None,
-    size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Side of a frame, a multiple of 32.")] = None,
-    fit: Annotated[Literal["squash", "letterbox"] | None, typer.Option(help="How a photo fills a frame.")] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the photos.")] = None,
+    data: Data = None,
+    out: Out = None,
+    method: Method = None,
+    preset: Preset = None,
+    teachers: Teachers = None,
+    student: Student = None,
+    size: Size = None,
+    fit: Fit = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
     false_alarms: FalseAlarms = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same result on a CPU.")] = None,
-    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the newest run, or --out.")] = False,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Learn from photos of good parts:  mtkd-edge train ./photos
@@ -48,11 +76,8 @@ def train(
       mtkd-edge train ./photos --preset offline     nothing is downloaded
       mtkd-edge train --resume                      continue where it was stopped
     """
-    from mtkd_edge import places
-    from mtkd_edge.cli.extras import needs
-
-    folder = out or (places.newest_started() if resume else places.new_run(data))
     given: dict[str, Any] = {
+        "data": None if data is None else str(data),
         "method": method,
         "preset": preset,
         "teachers": None if teachers is None else tuple(filter(None, teachers.split(","))),
@@ -60,23 +85,49 @@ def train(
         "size": size,
         "fit": fit,
         "epochs": epochs,
+        "batch": batch,
         "false_alarms": false_alarms,
         "seed": seed,
         "device": device,
     }
+    config = configured({name: value for name, value in given.items() if value is not None}, out, resume=resume)
     with needs("train", "training"):
         from mtkd_edge.lab import train as lab
-        from mtkd_edge.lab.config import TrainConfig
-    config = TrainConfig(
-        data=str(data), out=str(folder), resume=resume, **{k: v for k, v in given.items() if v is not None}
-    )
     try:
         with progress.shown() as listener:
             run = lab.train(config, listener)
     except KeyboardInterrupt:
-        console.note(f"stopped, continue with: mtkd-edge train --resume --out {folder}")
+        console.note(f"stopped, continue with: mtkd-edge train --resume --out {config.out}")
         raise typer.Exit(INTERRUPTED) from None
     report(run, as_json=json)
+
+
+def configured(given: dict[str, Any], out: Path | None, *, resume: bool) -> TrainConfig:
+    """What was given on the command line over the defaults, or over what the run to be continued was told."""
+    from mtkd_edge import places
+
+    if not resume:
+        data = Path(given.setdefault("data", str(places.DATA)))
+        return TrainConfig(out=str(out or places.new_run(data)), **given)
+    folder = out or places.newest_started()
+    console.note(f"continuing {folder}")
+    config = started(folder)
+    moved = {} if Path(config.out).resolve() == folder.resolve() else {"out": str(folder)}
+    return msgspec.structs.replace(config, resume=True, **moved, **given)
+
+
+def started(run: Path) -> TrainConfig:
+    """What a run was told when it began. Raises UsageError where it is not a run, or not one of this version."""
+    from mtkd_edge import places
+
+    try:
+        return msgspec.json.decode((run / places.CONFIG).read_bytes(), type=TrainConfig)
+    except OSError as error:
+        raise UsageError(f"{run} cannot be continued: {error.strerror}", "mtkd-edge train") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise UsageError(
+            f"{run / places.CONFIG} is damaged or of another version: {error}", "mtkd-edge train"
+        ) from error
 
 
 def report(run: Path, *, as_json: bool) -> None:

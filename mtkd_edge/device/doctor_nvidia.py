@@ -5,7 +5,6 @@ None of them is needed by the base install, so nothing here is ever a failure.
 
 from __future__ import annotations
 
-import ctypes
 import re
 import shutil
 import subprocess
@@ -13,43 +12,25 @@ from pathlib import Path
 
 from mtkd_edge.device.doctor_python import probe
 from mtkd_edge.device.doctor_report import Finding
+from mtkd_edge.device.engines import _trt_driver
+from mtkd_edge.errors import BackendError
 
 GROUP = "nvidia"
 JETPACK = Path("/etc/nv_tegra_release")
-CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
-"""CUdevice_attribute numbers of the driver API."""
-NO_DEVICE = 100
-"""CUDA_ERROR_NO_DEVICE."""
+VERSION = Path("/proc/driver/nvidia/version")
 
 
 def driver() -> list[Finding]:
-    """Ask the driver itself (libcuda), as an engine will; nvidia-smi is absent on Jetsons and in many containers."""
+    """Ask the driver itself, as an engine will; nvidia-smi is absent on Jetsons and in many containers."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        found = "no NVIDIA driver (libcuda.so.1 is not there): engines run on the CPU"
-        return [Finding(GROUP, "driver", "warn", found, "with an NVIDIA GPU: install its driver")]
-    code = cuda.cuInit(0)
-    if code:
-        reason = "the driver sees no GPU" if code == NO_DEVICE else f"the driver refuses to start (CUDA error {code})"
-        return [Finding(GROUP, "driver", "warn", reason, "check nvidia-smi; in a container: docker run --gpus all")]
-    version, count = ctypes.c_int(), ctypes.c_int()
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    found = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}, {count.value} GPU"
-    return [Finding(GROUP, "driver", "ok", found), *(_gpu(cuda, index) for index in range(count.value))]
-
-
-def _gpu(cuda: ctypes.CDLL, index: int) -> Finding:
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    memory, name = ctypes.c_size_t(), ctypes.create_string_buffer(100)
-    cuda.cuDeviceGet(ctypes.byref(device), index)
-    cuda.cuDeviceGetName(name, len(name), device)
-    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    cuda.cuDeviceGetAttribute(ctypes.byref(major), CAPABILITY_MAJOR, device)
-    cuda.cuDeviceGetAttribute(ctypes.byref(minor), CAPABILITY_MINOR, device)
-    found = f"{name.value.decode()}, {memory.value / 2**30:.0f} GiB, compute capability {major.value}.{minor.value}"
-    return Finding(GROUP, f"gpu {index}", "ok", found)
+        gpus = [_trt_driver.find()]
+    except BackendError as error:
+        return [Finding(GROUP, "driver", "warn", f"{error.message}: engines run on the CPU", error.hint)]
+    while (another := _trt_driver.find_or_none(len(gpus))) is not None:
+        gpus.append(another)
+    version = re.search(r"\b\d{3}\.[\d.]+", VERSION.read_text()) if VERSION.is_file() else None
+    found = [Finding(GROUP, "driver", "ok", version[0] if version else "present")]
+    return found + [Finding(GROUP, f"gpu {number}", "ok", str(gpu)) for number, gpu in enumerate(gpus)]
 
 
 def tensorrt() -> list[Finding]:
