@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from mtkd_edge.device.engine import Engine
 
 UNFIT = 6
-Batches = Annotated[str, typer.Option(metavar="1,2,4,8", help="Batch sizes.")]
+USUAL = (1, 2, 4, 8)
+Batches = Annotated[
+    str | None, typer.Option(metavar="1,2,4", help="Batch sizes. [default: those of 1,2,4,8 that the engine takes]")
+]
 Seconds = Annotated[float, typer.Option(metavar="S", help="How long each batch size runs.")]
 COLOURS = {"ok": console.BLUE, "warn": console.ORANGE, "fail": console.RED}
 
@@ -30,13 +33,12 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", cls=Command, rich_help_panel="Look")(doctor)
 
 
-def bench(engine: EngineArgument, batch: Batches = "1,2,4,8", seconds: Seconds = 2.0, json: Json = False) -> None:
+def bench(engine: EngineArgument, batch: Batches = None, seconds: Seconds = 2.0, json: Json = False) -> None:
     """Measure how fast an engine is here:  mtkd-edge bench engines/bottle-cpu
 
     \b
     Milliseconds of a call that 50, 90 and 99 % of the calls stay within, by batch size. The floor is the least that a
-    frame can take on this CPU by the operations and bytes of the graph. Larger batches than the engine takes are left
-    out.
+    frame can take on this CPU by the operations and bytes of the graph.
     """
     from mtkd_edge import bundle
     from mtkd_edge.device import bench as bencher
@@ -44,9 +46,8 @@ def bench(engine: EngineArgument, batch: Batches = "1,2,4,8", seconds: Seconds =
 
     manifest = bundle.load_engine(engine)
     frame = manifest.model.frame
-    asked = sizes(batch)
     with engines.open_engine(engine, manifest) as loaded, progress.shown() as listener:
-        batches = [size for size in asked if size <= loaded.batch] or asked
+        batches = sizes(batch) if batch else [size for size in USUAL if size <= loaded.batch]
         rows = bencher.bench(loaded, (frame.height, frame.width, 3), batches, seconds, listener)
         floor = lower_bound(engine, loaded)
     lines: list[tuple[str, ...]] = [("batch", "p50 ms", "p90 ms", "p99 ms", "frames/s")]

@@ -62,7 +62,7 @@ def threshold(
         found = fitted(engine, manifest, photos, found.false_alarms if false_alarms is None else false_alarms)
     if score is not None or photos is not None:
         bundle.write_file(engine / bundle.THRESHOLD, thresholds.encode(found))
-    value = {"engine": str(engine), "target": manifest.target, **msgspec.to_builtins(found)}
+    value = {"engine": str(engine), "target": manifest.target, "threshold": found}
     console.emit(value, f"{engine}: {found.describe()}", as_json=json)
 
 

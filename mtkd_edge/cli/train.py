@@ -131,6 +131,18 @@ def started(run: Path) -> TrainConfig:
 
 
 def report(run: Path, *, as_json: bool) -> None:
-    """Say where the run is and what it reached."""
+    """Say what the photos were like, what was learned from them, and where the run is."""
+    from mtkd_edge import bundle, dataset, places
+
+    console.note(dataset.report(dataset.decode((run / places.LISTING).read_bytes(), str(run / places.LISTING))))
+    folder = places.bundle_of(run)
+    manifest, found = bundle.load_bundle(folder), bundle.load_threshold(folder)
     metrics = msgspec.json.decode((run / "metrics.json").read_bytes(), type=dict)
-    console.emit({"run": str(run), **metrics}, f"{run} is ready\nnext: mtkd-edge build-engine --int8", as_json=as_json)
+    rows = [("teacher", "importance by tap")]
+    rows += [(t.name, "  ".join(f"{share:.3f}" for share in t.importance)) for t in manifest.teachers]
+    console.emit(
+        {"run": str(run), **metrics},
+        f"{console.table(rows)}\nthreshold {found.describe()}\n{run} is ready",
+        as_json=as_json,
+    )
+    console.note("next: mtkd-edge build-engine --int8")

@@ -7,23 +7,21 @@ them from there, and so does the build on another machine. Needs onnx only where
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtkd_edge import bundle, dataset, frames
+from mtkd_edge import bundle, dataset, places
 from mtkd_edge.bundle import FEATURES, EngineManifest, Manifest
 from mtkd_edge.dataset import Dataset
 from mtkd_edge.device.build import Precision, build_engine
 from mtkd_edge.device.targets import Target
 from mtkd_edge.errors import BundleError, UsageError
-from mtkd_edge.frames import Frame, FrameSpec
+from mtkd_edge.lab.photos import load_frames
 from mtkd_edge.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mtkd_edge.lab.calibrate import Calibration
 
-LISTING = "data.json"
 CALIBRATION_PHOTOS = 128
 """More change the extremes of the ranges no further; they are taken evenly from the photos trained on."""
 
@@ -46,29 +44,22 @@ def build(
     model = bundle.load_bundle(source)
     rate = bundle.load_threshold(source).false_alarms if false_alarms is None else false_alarms
     listing = photos_of(run)
-    held_out = list(read(listing.side("held-out"), model.frame, progress, "reading photos"))
+    held_out = load_frames(listing.side("held-out"), model.frame, progress, "reading photos")
     with tempfile.TemporaryDirectory() as scratch:
         graph, calibration = None, ""
         if precision == "int8":
             graph = Path(scratch, FEATURES)
             calibration = quantised(source, graph, model, listing, evidence, progress)
-        return build_engine(source, out, target, precision, graph, held_out, rate, calibration, progress)
+        return build_engine(source, out, target, precision, graph, list(held_out), rate, calibration, progress)
 
 
 def photos_of(run: Path) -> Dataset:
     """The photos a run was trained with, as it listed them. Raises BundleError where it has no list."""
-    path = run / LISTING
+    path = run / places.LISTING
     try:
         return dataset.decode(path.read_bytes(), str(path))
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "mtkd-edge train") from error
-
-
-def read(paths: tuple[Path, ...], spec: FrameSpec, progress: Progress, step: str) -> Iterator[Frame]:
-    """One frame after the other. Raises DataError naming a photo that is gone or damaged."""
-    for number, path in enumerate(paths, start=1):
-        yield frames.to_frame(frames.read(path), spec)
-        progress(step, number, len(paths))
 
 
 def quantised(source: Path, graph: Path, model: Manifest, listing: Dataset, evidence: Path, progress: Progress) -> str:
@@ -81,7 +72,7 @@ def quantised(source: Path, graph: Path, model: Manifest, listing: Dataset, evid
     if found is None:
         photos = [photo for photo in listing.photos if photo.side == "train"]
         photos = photos[:: -(-len(photos) // CALIBRATION_PHOTOS)]
-        shown = read(tuple(Path(listing.root, p.path) for p in photos), model.frame, silent, "")
+        shown = load_frames([Path(listing.root, p.path) for p in photos], model.frame, progress, "reading photos")
         hashes = {photo.path: photo.sha256 for photo in photos}
         found = calibrate.calibrate(source / FEATURES, shown, hashes, progress=progress)
         calibrate.save(evidence, model.name, found)
