@@ -9,6 +9,7 @@ This file knows nothing of engines and sources.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import queue
 import threading
@@ -36,6 +37,7 @@ ROOM = 16
 PATIENCE = 10.0
 """Seconds that a slow sink gets to finish once the watch has ended."""
 SKIPPED = "skipped: the sink is slower than the camera"
+UNFINISHED = "unfinished when the watch ended"
 
 
 class SinkReport(msgspec.Struct, frozen=True):
@@ -85,13 +87,14 @@ class Background(Guard):
 
     def __init__(self, sink: Sink, lossless: bool, tell: Tell = untold) -> None:
         super().__init__(sink, tell)
-        self._lossless = lossless
+        self._lossless, self._given, self._abandoned = lossless, 0, False
         self._room: queue.Queue[tuple[Verdict, Photo | None, Map | None] | None] = queue.Queue(ROOM)
         self._thread = threading.Thread(target=self._work, name=f"sink {self.name}", daemon=True)
         self._thread.start()
 
     def __call__(self, verdict: Verdict, photo: Photo | None, values: Map | None) -> None:
         """Leave the verdict for the thread."""
+        self._given += 1
         try:
             self._room.put((verdict, photo, values), block=self._lossless)
         except queue.Full:
@@ -99,18 +102,16 @@ class Background(Guard):
 
     def close(self) -> None:
         """Let the thread finish what waits, for at most PATIENCE seconds, and close the sink."""
-        try:
+        with contextlib.suppress(queue.Full):
             self._room.put(None, timeout=PATIENCE)
             self._thread.join(PATIENCE)
-        except queue.Full:
-            pass  # it hangs: what waits is counted below
-        if self._thread.is_alive():
-            self._lost["unfinished when the watch ended"] += self._room.qsize()
-            return
-        super().close()
+        if not self._thread.is_alive():
+            return super().close()
+        self._abandoned = True
+        return self._lost.update({UNFINISHED: self._given - self._delivered - self._lost.total()})
 
     def _work(self) -> None:
-        while (item := self._room.get()) is not None:
+        while (item := self._room.get()) is not None and not self._abandoned:
             super().__call__(*item)
 
 

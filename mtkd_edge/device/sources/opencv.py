@@ -11,7 +11,8 @@ from typing import cast
 
 # read by OpenCV when the first video is opened; a user's own setting wins
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg would write its complaints to our stderr
-os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")  # UDP tears pictures when packets are lost
+# UDP tears pictures when packets are lost; and FFmpeg would study a new stream for 1.2 s, then give all of it at once
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp|analyzeduration;200000")
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
 
 import cv2
