@@ -3,6 +3,7 @@
 For a batch of images, with feature pairs (student S_l, reference T_l) of shape [N, C_l, h_l, w_l] for each level l:
 
     d_l[n,y,x]  = mean_c (S_l - T_l)^2                          kind "squared"
+                = sqrt of that                                  kind "distance"
                 = 1 - <S_l, T_l>_c / (|S_l| |T_l| + eps)        kind "cosine"
     m_l         = (d_l - center_l) / scale_l                    center, scale: of normal images; a number or [h_l, w_l]
     map[n]      = sum_l weight_l * A_l,y @ m_l[n] @ A_l,x^T     [N, H, W]
@@ -20,6 +21,7 @@ This file knows nothing of images, networks, thresholds or files.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -39,7 +41,7 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    kind: Literal["squared", "cosine"]
+    kind: Literal["squared", "distance", "cosine"]
     channels: int
     height: int
     width: int
@@ -54,6 +56,8 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"level {self.name!r}: {name} has {len(values)} numbers, wanted 1 or {positions}")
             if not np.isfinite(values).all():
                 raise ValueError(f"level {self.name!r}: {name} is not finite")
+        if not math.isfinite(self.weight):
+            raise ValueError(f"level {self.name!r}: weight is not finite")
         if min(self.scale) <= 0:
             raise ValueError(f"level {self.name!r}: scale must be positive, got {min(self.scale)}")
         if min(self.channels, self.height, self.width) < 1:
@@ -79,8 +83,10 @@ class ScoreSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a score needs at least one level")
         if not 0 < self.pool <= 1:
             raise ValueError(f"pool is a fraction of the pixels in (0, 1], got {self.pool}")
-        if not self.sigma >= 0:
-            raise ValueError(f"sigma must be >= 0, got {self.sigma}")
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"a score needs a map, got {self.height} x {self.width}")
+        if not 0 <= self.sigma <= max(self.height, self.width):
+            raise ValueError(f"sigma must lie between 0 and the side of the map, got {self.sigma}")
 
     @property
     def pooled(self) -> int:
@@ -119,8 +125,9 @@ def distance(level: Level, student: Array, reference: Array) -> Array:
     wanted = (level.channels, level.height, level.width)
     if student.shape[1:] != wanted or reference.shape != student.shape:
         raise ValueError(f"level {level.name!r} wants two [N, {wanted}], got {student.shape} and {reference.shape}")
-    if level.kind == "squared":
-        return np.asarray(((student - reference) ** 2).mean(1))
+    if level.kind != "cosine":
+        squared = np.asarray(((student - reference) ** 2).mean(1))
+        return squared if level.kind == "squared" else np.sqrt(squared)
     norms = np.sqrt((student**2).sum(1)) * np.sqrt((reference**2).sum(1))
     return np.asarray(1 - (student * reference).sum(1) / (norms + EPSILON))
 
