@@ -1,0 +1,58 @@
+"""Everything a training run can be told, as one frozen value; and the presets of teachers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mtkd_edge.errors import UsageError
+
+PRESETS: dict[str, tuple[str, ...]] = {
+    "paper": ("resnet152", "vgg19", "densenet201"),
+    "edge": ("resnet18", "mobilenetv2_100", "mobilenetv1_100"),
+    "offline": ("offline-res", "offline-plain", "offline-depthwise"),
+}
+"""`paper` is the trio of Ma et al. 2023; `edge` runs on a Jetson; `offline` ships inside the package."""
+
+
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sizes are in pixels. `teachers` empty means those of the preset; `epochs` None means the method's own number.
+
+    Written to `config.json` of the run; a resumed run must have the same one.
+    """
+
+    data: str
+    out: str
+    method: Literal["map", "paper"] = "map"
+    preset: str = "edge"
+    teachers: tuple[str, ...] = ()
+    student: str = "compact"
+    size: int = 256
+    fit: Literal["squash", "letterbox"] = "squash"
+    epochs: int | None = None
+    batch: int = 8
+    seed: int = 0
+    device: str = "auto"
+    false_alarms: float = 1e-3
+    resume: bool = False
+
+    def teacher_names(self) -> tuple[str, ...]:
+        """The teachers asked for by name, else the preset's. Raises UsageError for an unknown preset."""
+        if self.teachers:
+            return self.teachers
+        if self.preset not in PRESETS:
+            raise UsageError(f"no preset is called {self.preset!r}", f"choose from {', '.join(PRESETS)}")
+        return PRESETS[self.preset]
+
+    def check(self) -> None:
+        """Raises UsageError for numbers that make no sense, before anything is read."""
+        self.teacher_names()
+        if self.size < 64 or self.size % 32:
+            raise UsageError(f"--size is a multiple of 32 from 64 on, got {self.size}", "--size 256")
+        if self.epochs is not None and self.epochs < 1:
+            raise UsageError(f"--epochs is at least 1, got {self.epochs}", "--epochs 20")
+        if self.batch < 2:
+            raise UsageError(f"a batch has at least 2 photos, got {self.batch}")
+        if not 0 < self.false_alarms < 1:
+            raise UsageError(f"a false-alarm rate lies between 0 and 1, got {self.false_alarms}", "--false-alarms 1e-3")

@@ -1,0 +1,71 @@
+"""The two graphs that leave the lab: pixels -> features, and features -> map and score.
+
+`FeatureGraph` ends in named pairs (student_<level>, reference_<level>); it alone is ever quantised. `ScoreHead` is
+`mtkd_edge.score` written in torch, constant by constant from the same `ScoreSpec`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mtkd_edge.lab.mix import Mix
+from mtkd_edge.lab.subspace import PositionAutoencoder
+from mtkd_edge.score import EPSILON, ScoreSpec, resampler
+
+
+class MapFeatures(nn.Module):
+    """Frames uint8 [N, H, W, 3] -> students then references of the levels `deviation` and `reconstruction`."""
+
+    def __init__(self, mix: Mix, student: nn.Module, autoencoder: PositionAutoencoder, factors: Tensor) -> None:
+        super().__init__()
+        self.mix, self.student, self.autoencoder = mix, student, autoencoder
+        self.factors: Tensor
+        self.register_buffer("factors", factors.view(1, -1, 1, 1))
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """student_deviation, student_reconstruction, reference_deviation, reference_reconstruction."""
+        pixels = frames.permute(0, 3, 1, 2).float()
+        mix = self.mix(pixels) * self.factors
+        projected, rebuilt = self.autoencoder(mix)
+        return self.student(pixels) * self.factors, rebuilt, mix, projected
+
+
+class ScoreHead(nn.Module):
+    """`mtkd_edge.score` in float32. Students of all levels, then references -> map [N, H, W], score [N]."""
+
+    def __init__(self, spec: ScoreSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        for i, level in enumerate(spec.levels):
+            constants = {
+                "rows": resampler(spec.height, level.height, spec.sigma),
+                "columns": resampler(spec.width, level.width, spec.sigma).T,
+                "center": level.grid(level.center),
+                "gain": level.weight / level.grid(level.scale),
+            }
+            for name, value in constants.items():
+                self.register_buffer(f"{name}{i}", torch.tensor(value, dtype=torch.float32))
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
+        """One fused expression a level; see the formula in `mtkd_edge.score`."""
+        count = len(self.spec.levels)
+        maps = []
+        for i, level in enumerate(self.spec.levels):
+            d = _distance(level.kind, features[i], features[count + i])
+            normalised = (d - self.get_buffer(f"center{i}")) * self.get_buffer(f"gain{i}")
+            maps.append(self.get_buffer(f"rows{i}") @ normalised @ self.get_buffer(f"columns{i}"))
+        total = torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
+        flat = total.flatten(1)
+        largest = torch.topk(flat, self.spec.pooled, dim=1, sorted=False).values.mean(1)
+        # runtimes differ in where top-k puts NaN; a sum that is not finite makes the score NaN on all of them
+        whole = flat.sum(1)
+        return total, largest + (whole - whole)
+
+
+def _distance(kind: str, student: Tensor, reference: Tensor) -> Tensor:
+    if kind != "cosine":
+        squared = ((student - reference) ** 2).mean(1)
+        return squared if kind == "squared" else squared.sqrt()
+    norms = (student**2).sum(1).sqrt() * (reference**2).sum(1).sqrt()
+    return 1 - (student * reference).sum(1) / (norms + EPSILON)

@@ -1,0 +1,103 @@
+"""What is normal at each place, and how much each level counts: from normal photos and defects pasted on them.
+
+No anomalous photo has any part in this. Center and scale of each level's distance come from the `tune` photos, a number
+a position, smoothed and drawn towards the whole level's as photos get fewer. The level weights (and whether positions
+help at all) are those that best rank defects pasted on the same photos; equal weights win a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mtkd_edge.metrics import auroc
+from mtkd_edge.score import Level, ScoreSpec, distance, pool, resampler
+
+PRIOR = 10
+"""The level's own mean counts as much at each position as this many photos."""
+MARGIN = 0.005
+"""A choice must beat equal, position-wise weights by this much AUROC: less is noise on a few dozen photos."""
+SHARES = ((0.5, 0.5), (1.0, 0.0), (0.75, 0.25), (0.25, 0.75), (0.0, 1.0))
+Maps = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distances of one level on a set of frames: [N, h, w]."""
+
+    normal: Maps
+    defect: Maps
+
+
+def statistics(maps: Maps, by_position: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Distances on normal photos [N, h, w] -> center and scale of a Level: one number each, or one a position."""
+    mean, deviation = float(maps.mean()), max(float(maps.std()), 1e-9)
+    if not by_position or maps.shape[1] * maps.shape[2] == 1:
+        return (mean,), (deviation,)
+    count = len(maps)
+    center = _smooth((count * maps.mean(0) + PRIOR * mean) / (count + PRIOR))
+    spread = _smooth(np.sqrt((count * maps.var(0) + PRIOR * deviation**2) / (count + PRIOR)))
+    # a place that never varied would turn the least grain of dust into an alarm
+    spread = np.maximum(spread, 0.1 * float(np.median(spread)))
+    return tuple(map(float, center.ravel())), tuple(map(float, spread.ravel()))
+
+
+def _smooth(values: Maps) -> Maps:
+    return np.asarray(cv2.GaussianBlur(values, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE), np.float64)
+
+
+def choose(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec) -> tuple[ScoreSpec, dict[str, float]]:
+    """Levels with center, scale and weight filled in, and the AUROC on pasted defects of each choice tried."""
+    names = [f"{'position' if p else 'level'} {'/'.join(f'{s:g}' for s in w)}" for p, w in _choices(len(levels))]
+    specs = [_candidate(levels, found, shape, p, w) for p, w in _choices(len(levels))]
+    reached = [_rank(spec, found) for spec in specs]
+    best = max(range(len(specs)), key=lambda i: (reached[i], -i))
+    if reached[best] < reached[0] + MARGIN:
+        best = 0
+    return specs[best], dict(zip(names, reached, strict=True))
+
+
+def _choices(count: int) -> list[tuple[bool, tuple[float, ...]]]:
+    shares = SHARES if count == 2 else (tuple(1 / count for _ in range(count)),)
+    return [(p, w) for p, w in product((True, False), shares)]
+
+
+def _candidate(
+    levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec, by_position: bool, weights: Sequence[float]
+) -> ScoreSpec:
+    filled = []
+    for level, distances, weight in zip(levels, found, weights, strict=True):
+        center, scale = statistics(distances.normal, by_position)
+        filled.append(msgspec.structs.replace(level, center=center, scale=scale, weight=weight))
+    return msgspec.structs.replace(shape, levels=tuple(filled))
+
+
+def _rank(spec: ScoreSpec, found: Sequence[Distances]) -> float:
+    normal = pool(spec, _total(spec, [d.normal for d in found]))
+    defect = pool(spec, _total(spec, [d.defect for d in found]))
+    labels = np.r_[np.zeros(len(normal), bool), np.ones(len(defect), bool)]
+    value = auroc(labels, np.r_[normal, defect])
+    return 0.5 if value is None else float(value)
+
+
+def _total(spec: ScoreSpec, maps: Sequence[Maps]) -> Maps:
+    total: Maps = np.zeros((len(maps[0]), spec.height, spec.width))
+    for level, d in zip(spec.levels, maps, strict=True):
+        rows = resampler(spec.height, level.height, spec.sigma)
+        columns = resampler(spec.width, level.width, spec.sigma)
+        total += level.weight * (rows @ ((d - level.grid(level.center)) / level.grid(level.scale)) @ columns.T)
+    return total
+
+
+def distances(levels: Sequence[Level], features: dict[str, NDArray[np.float32]]) -> list[Maps]:
+    """The outputs of the feature graph by name -> d_l of each level, [N, h, w]."""
+    return [
+        np.asarray(distance(level, features[f"student_{level.name}"], features[f"reference_{level.name}"]), np.float64)
+        for level in levels
+    ]

@@ -1,0 +1,49 @@
+"""The student: one compact network that predicts the mix of all teachers from the pixels."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mtkd_edge.errors import UsageError
+
+
+def _unit(inside: int, out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inside, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+
+
+class Student(nn.Module):
+    """Pixels [N, 3, H, W] in 0..255 -> [N, channels, H/8, W/8]. Plain 3x3 convolutions: they quantise and fuse well.
+
+    It sees stride 16 as its teachers do and comes back to stride 8, where their maps meet. Its one output convolution
+    is a head for each block of the mix.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            _unit(3, width // 4, 2),
+            _unit(width // 4, width // 2, 2),
+            _unit(width // 2, width, 2),
+            _unit(width, width),
+            _unit(width, 2 * width, 2),
+            _unit(2 * width, 2 * width),
+            _unit(2 * width, 2 * width),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            _unit(2 * width, width),
+        )
+        self.heads = nn.Conv2d(width, channels, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Blocks in the mix's order, before weighting."""
+        out: Tensor = self.heads(self.trunk((pixels - 127.5) / 64))
+        return out
+
+
+WIDTHS = {"small": 32, "compact": 48, "wide": 96}
+
+
+def create(name: str, channels: int) -> Student:
+    """A fresh student. Raises UsageError for an unknown name."""
+    if name not in WIDTHS:
+        raise UsageError(f"no student is called {name!r}", f"choose from {', '.join(WIDTHS)}")
+    return Student(channels, WIDTHS[name])

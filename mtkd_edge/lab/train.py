@@ -1,0 +1,171 @@
+"""A training run from the first photo to the bundle.
+
+runs/<name>/   config.json  data.json  metrics.json  checkpoint/  plots/  bundle/
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from mtkd_edge import __version__, bundle, dataset, threshold
+from mtkd_edge.bundle import Manifest, TeacherInfo, write_file
+from mtkd_edge.dataset import Dataset
+from mtkd_edge.errors import BundleError, UsageError
+from mtkd_edge.frames import FrameSpec
+from mtkd_edge.lab import export, map_method, paper_method, plots, teachers
+from mtkd_edge.lab.config import TrainConfig
+from mtkd_edge.lab.map_method import Frames, Inputs, Trained
+from mtkd_edge.lab.photos import load_frames
+from mtkd_edge.lab.teachers import Teacher
+from mtkd_edge.progress import Progress, silent
+from mtkd_edge.score import oracle
+from mtkd_edge.synthetic import paste_defect
+
+CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.json"
+GOLDEN_FRAMES = 4
+
+
+def train(config: TrainConfig, progress: Progress = silent) -> Path:
+    """Run the configured method and write the run folder; returns it.
+
+    Raises UsageError for a configuration that makes no sense or differs from the run to be resumed, DataError for
+    photos or weights, GateError when the exported graphs and torch disagree.
+    """
+    config.check()
+    began = time.monotonic()
+    run = Path(config.out)
+    _claim(run, config)
+    listing = dataset.scan(Path(config.data), progress)
+    write_file(run / DATA, dataset.encode(listing))
+    frame = frame_spec(config, listing)
+    sides = [
+        load_frames(listing.side(side), frame, progress, "reading photos") for side in ("train", "tune", "held-out")
+    ]
+    device = torch.device(pick_device(config.device))
+    found: list[Teacher] = []
+    trained = _method(config, Inputs(sides[0], sides[1]), found, device, run / "checkpoint", progress)
+    held_out = sides[2]
+    manifest, limit = _bundle(run, config, listing, frame, trained, found, held_out)
+    plots.save(run / "plots", trained.histories, [teacher.name for teacher in found])
+    metrics = {
+        "photos": {side: len(frames) for side, frames in zip(("train", "tune", "held_out"), sides, strict=True)},
+        "problems": len(listing.problems),
+        "importance": {t.name: list(t.importance) for t in manifest.teachers},
+        "synthetic_auroc": trained.choices,
+        "level_weights": {level.name: level.weight for level in trained.score.levels},
+        "loss": trained.histories["student"][-1]["loss"],
+        "threshold": limit.score,
+        "threshold_method": limit.method,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    write_file(run / METRICS, msgspec.json.format(msgspec.json.encode(metrics), indent=1) + b"\n")
+    return run
+
+
+def _method(
+    config: TrainConfig, inputs: Inputs, found: list[Teacher], device: torch.device, folder: Path, progress: Progress
+) -> Trained:
+    if config.method == "paper":
+        return paper_method.train(inputs, config, found, device, folder, progress)
+    for i, name in enumerate(names := config.teacher_names()):
+        found.append(teachers.load(name))
+        progress("loading teachers", i + 1, len(names))
+    steps = map_method.STEPS if config.epochs is None else config.epochs * -(-len(inputs.train) // config.batch)
+    return map_method.train(
+        inputs, found, config.student, steps, config.batch, config.seed, device, folder, progress
+    )  # fmt: skip
+
+
+def frame_spec(config: TrainConfig, listing: Dataset) -> FrameSpec:
+    """How this run turns photos into frames."""
+    return FrameSpec(config.size, config.size, config.fit, listing.white)
+
+
+def pick_device(asked: str) -> str:
+    """`auto` is the GPU where torch sees one. Raises UsageError for a GPU that is not there."""
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {asked}: torch sees no CUDA GPU here", "--device cpu")
+    if asked != "cpu" and not asked.startswith("cuda"):
+        raise UsageError(f"--device is auto, cpu or cuda, got {asked!r}", "--device auto")
+    return asked
+
+
+def _claim(run: Path, config: TrainConfig) -> None:
+    """Make the run folder, or check that the one to be resumed was started with the same configuration."""
+    path = run / CONFIG
+    fresh = msgspec.structs.replace(config, resume=False)
+    if config.resume:
+        try:
+            old = msgspec.json.decode(path.read_bytes(), type=TrainConfig)
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise BundleError(f"{run} cannot be resumed: {error}", "mtkd-edge train without --resume") from error
+        changed = [f for f in TrainConfig.__struct_fields__ if getattr(old, f) != getattr(fresh, f)]
+        if changed:
+            raise UsageError(
+                f"{run} was started with another {', '.join(changed)}", f"repeat its options, they are in {path}"
+            )
+        return
+    if path.exists():
+        raise UsageError(f"{run} holds a run already", f"--resume to continue it, or another --out than {run}")
+    run.mkdir(parents=True, exist_ok=True)
+    write_file(path, msgspec.json.format(msgspec.json.encode(fresh), indent=1) + b"\n")
+
+
+def _bundle(
+    run: Path, config: TrainConfig, listing: Dataset, frame: FrameSpec, trained: Trained, found: list[Teacher],
+    held_out: Frames,
+) -> tuple[Manifest, threshold.Threshold]:  # fmt: skip
+    folder = run / "bundle"
+    folder.mkdir(exist_ok=True)
+    features = trained.features.cpu().eval()
+    export.write_graphs(folder, features, trained.score, frame, golden_frames(held_out, config.seed))
+    scores, peaks = _measure(features, trained, held_out)
+    limit = threshold.fit(scores, peaks, config.false_alarms, engine="torch")
+    manifest = Manifest(
+        name=run.name,
+        method=config.method,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        version=__version__,
+        seed=config.seed,
+        frame=frame,
+        score=trained.score,
+        teachers=tuple(_info(t, w) for t, w in zip(found, trained.importance, strict=True)),
+        student=config.student,
+        photos=sum(photo.side == "train" for photo in listing.photos),
+        held_out=len(held_out),
+        files=bundle.seal(folder),
+    )
+    bundle.save(folder, manifest, limit)
+    return manifest, limit
+
+
+def golden_frames(held_out: Frames, seed: int) -> Frames:
+    """Two good frames and two with a pasted defect: what `check` replays on every engine."""
+    rng = np.random.default_rng(seed)
+    good = held_out[: GOLDEN_FRAMES // 2]
+    return np.concatenate([good, np.stack([paste_defect(frame, rng)[0] for frame in good])])
+
+
+def _measure(features: torch.nn.Module, trained: Trained, frames: Frames) -> tuple[Frames, Frames]:
+    names, count = export.feature_names(trained.score), len(trained.score.levels)
+    scores, peaks = [], []
+    for start in range(0, len(frames), 8):
+        out = export.run_torch(features, frames[start : start + 8], names)
+        maps, score = oracle(trained.score, [out[n] for n in names[:count]], [out[n] for n in names[count:]])
+        scores.append(score)
+        peaks.append(maps.max((1, 2)))
+    return np.concatenate(scores), np.concatenate(peaks)
+
+
+def _info(teacher: Teacher, weights: tuple[float, ...]) -> TeacherInfo:
+    taps = tuple(f"stride{stride}" for stride in teacher.strides) or ("logits",)
+    mean, std = teacher.mean_std
+    return TeacherInfo(teacher.name, teacher.source, teacher.digest(), taps, weights, mean, std)
