@@ -173,7 +173,7 @@ def _load(folder: Path, name: str, kind: type[AnyManifest]) -> AnyManifest:
         if required not in manifest.files:
             raise BundleError(f"{path} lists no {required}", hint)
     for file, wanted in manifest.files.items():
-        if Path(file).name != file:
+        if Path(file).name != file or file in ("", ".."):
             raise BundleError(f"{path} lists {file!r}, which leaves the folder", "do not use this folder")
         if sha256(folder / file) != wanted:
             raise BundleError(f"{folder / file} was changed: its sha256 is not the manifest's", "copy the folder again")
