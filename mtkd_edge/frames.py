@@ -113,8 +113,10 @@ def to_frame(photo: Photo, spec: FrameSpec) -> Frame:
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype not in (np.uint8, np.uint16) or not photo.size:
         raise DataError(f"a photo is [H, W, 3] of uint8 or uint16, got {list(photo.shape)} of {photo.dtype}")
     left, top, width, height = placement(photo.shape[0], photo.shape[1], spec)
-    smaller = height * width < photo.shape[0] * photo.shape[1]
-    resized = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    # shrink first: where any axis grows, OpenCV's INTER_AREA quietly becomes bilinear and skips pixels of the other
+    size = min(width, photo.shape[1]), min(height, photo.shape[0])
+    shrunk = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+    resized = cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR)
     frame = to_8bit(cast(Photo, resized), spec.white)
     if spec.fit == "letterbox":
         right, bottom = spec.width - left - width, spec.height - top - height

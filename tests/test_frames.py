@@ -202,6 +202,16 @@ def test_letterbox_keeps_the_aspect_ratio_and_repeats_the_edges(height: int, wid
     assert (frame[top + h :] == frame[top + h - 1]).all()
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_scratch_across_a_strip_is_not_skipped_although_the_other_axis_grows(upright: bool) -> None:
+    for at in range(800, 813):
+        photo = np.zeros((100, 1600, 3), np.uint8)
+        photo[:, at] = 255
+        frame = frames.to_frame(photo.transpose(1, 0, 2) if upright else photo, FrameSpec(256, 256))
+        light = frame[..., 0].sum(axis=0 if upright else 1)
+        assert light.min() >= 0.8 * 255 * 256 / 1600
+
+
 def test_shrinking_never_skips_a_thin_scratch() -> None:
     """A line one pixel wide in a photo of 1,000 keeps its light, wherever it lies."""
     for column in (333, 500, 998):
