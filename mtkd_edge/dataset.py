@@ -146,8 +146,10 @@ def _too_few(root: Path, layout: str, usable: int, needed: int, problems: Sequen
     named = "".join(f"\n  {problem.path}: {problem.what}" for problem in problems[:5])
     more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
     count = f"{usable} usable photo{'' if usable == 1 else 's'} of good parts"
+    missing = needed - usable
     return DataError(
-        f"{where} holds {count}, at least {needed} are needed{named}{more}", f"add {needed - usable} more photos"
+        f"{where} holds {count}, at least {needed} are needed{named}{more}",
+        f"add {missing} more photo{'' if missing == 1 else 's'}",
     )
 
 
