@@ -6,7 +6,7 @@ with zero point 0 and per-channel activations are accepted in silence, and the n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ ACTIVATIONS = frozenset({"Clip", "LeakyRelu", "Relu"})
 
 
 class View:
-    """A graph with its wiring and the values of its constants."""
+    """A graph with its wiring, the values of its constants, and the names of nodes left in floating point on purpose."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.wiring = model, Wiring(model.graph)
+    def __init__(self, model: onnx.ModelProto, exclude: Collection[str]) -> None:
+        self.model, self.wiring, self.exclude = model, Wiring(model.graph), exclude
         self.values: dict[str, NDArray[Any]] = {v.name: numpy_helper.to_array(v) for v in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Constant":
@@ -52,9 +52,12 @@ class View:
         return self.values[self.wiring.maker[name].input[1]]
 
 
-def check_qdq(model: onnx.ModelProto) -> list[str]:
-    """One sentence for each fault, in the order of the rules; an empty list is a clean graph."""
-    view = View(model)
+def check_qdq(model: onnx.ModelProto, exclude: Collection[str] = ()) -> list[str]:
+    """One sentence for each fault, in the order of the rules; an empty list is a clean graph.
+
+    An Add named in `exclude` may do without the Q/DQ that it would otherwise want.
+    """
+    view = View(model, exclude)
     return [message for rule in RULES for message in rule(view)]
 
 
@@ -143,7 +146,7 @@ def residual_adds(view: View) -> Iterator[str]:
         fusible = [s for s in sources if s is not None and s.op_type in WEIGHTED and view.quantised(s.input[0])]
         alone = [s for s in fusible if len(view.wiring.users[s.output[0]]) == 1]
         count = sum(view.quantised(node.input[slot]) for slot in slots)
-        if len(slots) == 2 and alone and count != 1:
+        if len(slots) == 2 and alone and count != 1 and (count or node.name not in view.exclude):
             yield f"{node.name}: {count} of 2 inputs have Q/DQ; wanted it on the one not fused with {alone[0].name}"
 
 

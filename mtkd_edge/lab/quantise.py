@@ -52,7 +52,7 @@ def quantise(
     placement = place(model, exclude)
     insert(model, placement, activation_scales(placement, calibration.ranges, equal))
     onnx.checker.check_model(model, full_check=True)
-    if problems := check_qdq(model):
+    if problems := check_qdq(model, exclude):
         raise GateError(f"{source} cannot be quantised: {'; '.join(problems[:5])}", "train again, or report this")
     write_file(target, model.SerializeToString())
     return len(placement.activations)

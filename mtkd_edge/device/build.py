@@ -1,0 +1,160 @@
+"""Bundle -> engine folder: compile for a target, prove it against FP32, fit its threshold, then appear all at once.
+
+Everything happens in a temporary folder beside the result. A build that fails or is killed leaves the old engine as it
+was. Knows nothing of torch, onnx or calibration: the quantised graph comes ready, with the name of its evidence.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from mtkd_edge import __version__, bundle, threshold
+from mtkd_edge.bundle import ENGINE, FEATURES, GOLDEN, HEAD, EngineManifest, Manifest
+from mtkd_edge.device import gate, refit
+from mtkd_edge.device.engine import Engine
+from mtkd_edge.device.engines import _trt_driver, open_engine, openvino
+from mtkd_edge.device.targets import Target
+from mtkd_edge.errors import DataError, GateError, UsageError
+from mtkd_edge.frames import Frame
+from mtkd_edge.progress import Progress, silent
+
+Precision = Literal["int8", "fp16", "fp32"]
+FAILED = "-failed"
+
+
+def build_engine(
+    source: Path,
+    out: Path,
+    target: Target,
+    precision: Precision,
+    graph: Path | None,
+    held_out: Sequence[Frame],
+    false_alarms: float,
+    calibration: str = "",
+    progress: Progress = silent,
+    keep_failed: bool = False,
+) -> EngineManifest:
+    """Write the engine folder `out` from the bundle folder `source` and return its manifest.
+
+    `graph`: the quantised or half-precision features.onnx; None means the bundle's own. `held_out`: frames of good
+    parts, for gate and threshold. An engine folder at `out` is replaced, anything else there is a UsageError.
+    `keep_failed` leaves what did not pass the gate in `<out>-failed`, without a manifest, so that nothing loads it.
+    Raises GateError with the gate's figures, DataError for too few frames, BackendError, BundleError.
+    """
+    model = bundle.load_bundle(source)
+    check_request(out, target, precision, graph, held_out)
+    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    work.mkdir(parents=True)
+    try:
+        for name, origin in ((FEATURES, graph or source / FEATURES), (HEAD, source / HEAD), (GOLDEN, source / GOLDEN)):
+            shutil.copyfile(origin, work / name)
+        progress("compile", 0, 1, target.name)
+        manifest = draft(model, target, precision, calibration, compile_plans(work, target, precision))
+        progress("compile", 1, 1, target.name)
+        manifest = finish(work, source, manifest, target, held_out, false_alarms, progress)
+    except GateError:
+        if keep_failed:
+            shutil.rmtree(out.with_name(out.name + FAILED), ignore_errors=True)
+            work.rename(out.with_name(out.name + FAILED))
+        raise
+    else:
+        swap(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def check_request(
+    out: Path, target: Target, precision: Precision, graph: Path | None, held_out: Sequence[Frame]
+) -> None:
+    """What can be refused before anything is computed. Raises UsageError or DataError."""
+    if out.exists() and not (out / ENGINE).is_file():
+        raise UsageError(f"{out} is there and is not an engine; it is not replaced", "--out FOLDER")
+    needs_graph = precision == "int8" or (precision == "fp16" and target.backend != "openvino")
+    if needs_graph and graph is None:
+        raise UsageError(f"an {precision} engine for {target.name} needs a graph of that precision, got none", "--fp32")
+    if len(held_out) < threshold.MINIMUM:
+        raise DataError(
+            f"{len(held_out)} held-out photos; the gate and the threshold need at least {threshold.MINIMUM}",
+            "train with more photos of good parts",
+        )
+
+
+def compile_plans(work: Path, target: Target, precision: Precision) -> dict[str, str]:
+    """The target's own compiled form, where it has one, and what the manifest says of this build. BackendError."""
+    if target.backend == "openvino":
+        recipe = target.openvino
+        return openvino.versions() | {"hint": recipe.hint, "threads": str(recipe.threads)}
+    if target.backend == "tensorrt":
+        from mtkd_edge.device.engines import tensorrt
+
+        return tensorrt.build(work, target, precision)
+    from mtkd_edge.device.engines import tensorrt_rtx
+
+    return tensorrt_rtx.build(work, target, precision)
+
+
+def draft(
+    model: Manifest, target: Target, precision: Precision, calibration: str, built: dict[str, str]
+) -> EngineManifest:
+    """The manifest before the gate has spoken: enough to open the engine."""
+    return EngineManifest(
+        target=target.name,
+        backend=target.backend,
+        precision=precision,
+        batch=(target.batch.min, target.batch.opt, target.batch.max),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        model=model,
+        built={"mtkd-edge": __version__, **built},
+        gate={},
+        calibration=calibration,
+        files={},
+    )
+
+
+def finish(
+    work: Path,
+    source: Path,
+    manifest: EngineManifest,
+    target: Target,
+    held_out: Sequence[Frame],
+    false_alarms: float,
+    progress: Progress,
+) -> EngineManifest:
+    """Gate, threshold and the final manifest, written into `work`."""
+    manifest = msgspec.structs.replace(manifest, files=bundle.seal(work))
+    engine, note = runnable(work, manifest)
+    with engine, openvino.OpenvinoEngine(source / FEATURES, source / HEAD, name="fp32") as reference:
+        figures = gate.compare(engine, reference, held_out, false_alarms, progress=progress)
+        gate.demand(figures, target.gate, manifest.precision)
+        found = refit.refit(engine, held_out, false_alarms, progress)
+    manifest = msgspec.structs.replace(manifest, gate=figures, built=manifest.built | note)
+    bundle.save(work, manifest, found)
+    return manifest
+
+
+def runnable(work: Path, manifest: EngineManifest) -> tuple[Engine, dict[str, str]]:
+    """The engine to measure, and what the manifest must say about it.
+
+    A plan that was built without a GPU cannot run here: OpenVINO then runs the same graph, and the manifest says so.
+    """
+    if manifest.backend == "openvino" or _trt_driver.find_or_none() is not None:
+        return open_engine(work, manifest), {"gate": "measured with this engine"}
+    engine = openvino.OpenvinoEngine(work / FEATURES, work / HEAD, name=f"{manifest.model.name}-{manifest.target}")
+    return engine, {"gate": "measured with OpenVINO on the same graph; the plan itself has not run, no GPU here"}
+
+
+def swap(work: Path, out: Path) -> None:
+    """Put the finished folder in its place; the old one goes only when the new one stands."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old.tmp")
+    if out.exists():
+        out.rename(old)
+    work.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
