@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import msgspec
 
@@ -29,7 +29,8 @@ def own_stdout() -> Iterator[None]:
     os.dup2(2, 1)
     _stdout.append(real)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         # what a library left in its buffer belongs to stderr, before the descriptors swap back
         sys.stdout.flush()

@@ -23,22 +23,52 @@ USUAL = (1, 2, 4, 8)
 Batches = Annotated[
     str | None, typer.Option(metavar="1,2,4", help="Batch sizes. [default: those of 1,2,4,8 that the engine takes]")
 ]
+Model = Annotated[Path, typer.Argument(metavar="RUN_OR_ENGINE", help="A run folder or an engine folder.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Photos in the MVTec AD layout.")]
 Seconds = Annotated[float, typer.Option(metavar="S", help="How long each batch size runs.")]
 COLOURS = {"ok": console.BLUE, "warn": console.ORANGE, "fail": console.RED}
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to the program."""
+    app.command("evaluate", cls=Command, rich_help_panel="Look")(evaluate)
     app.command("bench", cls=Command, rich_help_panel="Look")(bench)
     app.command("doctor", cls=Command, rich_help_panel="Look")(doctor)
+
+
+def evaluate(model: Model, data: Data, json: Json = False) -> None:
+    """Measure what it finds on labelled photos:  mtkd-edge evaluate engines/bottle-cpu ./bottle
+
+    \b
+    DATA holds train/good, test/good, test/<kind> and, for the pixel figures, ground_truth/<kind>,
+    as in MVTec AD. The labels are read here and nowhere else. A run is evaluated by its FP32
+    graphs, an engine as it is.
+    """
+    from mtkd_edge import bundle, dataset, places
+    from mtkd_edge.device import engines
+    from mtkd_edge.device import evaluate as evaluation
+    from mtkd_edge.device.engines.openvino import OpenvinoEngine
+
+    with progress.shown() as listener:
+        if places.is_engine(model):
+            built = bundle.load_engine(model)
+            folder, manifest, engine = model, built.model, engines.open_engine(model, built)
+        else:
+            folder = places.bundle_of(model)
+            manifest = bundle.load_bundle(folder)
+            engine = OpenvinoEngine(folder / bundle.FEATURES, folder / bundle.HEAD, name=f"{manifest.name}, fp32")
+        with engine:
+            listing = dataset.scan(data, listener, needed=0)
+            found = evaluation.evaluate(engine, manifest, bundle.load_threshold(folder), listing, listener)
+    console.emit(found, evaluation.text(found), as_json=json)
 
 
 def bench(engine: EngineArgument, batch: Batches = None, seconds: Seconds = 2.0, json: Json = False) -> None:
     """Measure how fast an engine is here:  mtkd-edge bench engines/bottle-cpu
 
     \b
-    Milliseconds of a call that 50, 90 and 99 % of the calls stay within, by batch size. The floor is the least that a
-    frame can take on this CPU by the operations and bytes of the graph.
+    Milliseconds of a call that 50, 90 and 99 % of the calls stay within, by batch size. The floor
+    is the least that a frame can take on this CPU by the operations and bytes of the graph.
     """
     from mtkd_edge import bundle
     from mtkd_edge.device import bench as bencher

@@ -52,8 +52,9 @@ def watch(
     """Give every frame a verdict:  mtkd-edge watch /dev/video0
 
     \b
-    normal, anomalous, or invalid where a frame could not be judged. Folders and files lose no frame; a camera that is
-    faster than the engine drops its oldest, and counts them. Ctrl-C finishes what is in hand and ends with 0.
+    normal, anomalous, or invalid where a frame could not be judged. Folders and files lose no
+    frame; a camera that is faster than the engine drops its oldest, and counts them. Ctrl-C
+    finishes what is in hand and ends with 0.
 
     \b
     Examples:
