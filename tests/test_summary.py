@@ -40,8 +40,8 @@ def test_throughput_and_counts_add_up() -> None:
     (source,) = found.sources
     assert source.captured == 100 == source.normal + source.anomalous + source.invalid
     assert (source.scored, source.invalid, source.anomalous) == (90, 10, 20)
-    assert 100 < found.throughput < 500
-    assert found.seconds >= 0.18
+    assert found.seconds >= 0.18  # 90 frames of 2 ms
+    assert 100 / found.seconds <= found.throughput <= 100 / 0.18
     assert msgspec.json.decode(msgspec.json.encode(found), type=summary.Summary) == found
 
 
