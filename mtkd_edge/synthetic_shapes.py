@@ -105,6 +105,10 @@ def _drawn(
 
 
 def _placed(alpha: Plane, height: int, width: int, rng: np.random.Generator) -> Shape:
-    top = int(rng.integers(0, height - alpha.shape[0] + 1))
-    left = int(rng.integers(0, width - alpha.shape[1] + 1))
-    return Shape(alpha, np.s_[top : top + alpha.shape[0], left : left + alpha.shape[1]])
+    """At random; up to a quarter of the window lies outside the frame and is cut off: edges get their share."""
+    h, w = alpha.shape
+    top = int(rng.integers(-(h // 4), height - h + h // 4 + 1))
+    left = int(rng.integers(-(w // 4), width - w + w // 4 + 1))
+    inside = alpha[max(0, -top) : height - top, max(0, -left) : width - left]
+    top, left = max(0, top), max(0, left)
+    return Shape(inside, np.s_[top : top + inside.shape[0], left : left + inside.shape[1]])

@@ -320,7 +320,8 @@ def test_the_listing_comes_back_from_json_and_a_wrong_one_does_not(mvtec: Path) 
 def test_the_report_counts_everything_and_names_a_few_of_each_group() -> None:
     photos = tuple(Photo(f"{i}.png", f"{i:064}", "train" if i else "tune", 100 + i, 200) for i in range(20))
     test = (TestPhoto("test/good/0.png", "good", None), TestPhoto("test/a/0.png", "a", "m.png"))
-    problems = tuple(Problem(f"{i}.png", f"odd size, kept: {i}") for i in range(9)) + (
+    problems = (
+        *tuple(Problem(f"{i}.png", f"odd size, kept: {i}") for i in range(9)),
         Problem("x", "empty, left out: 0"),
     )
     text = dataset.report(Dataset("/photos", "mvtec", photos, test, problems, 4095), lines=3)
