@@ -118,10 +118,10 @@ def demand(figures: dict[str, float], limits: Limits, precision: str) -> None:
 
 def rank_correlation(a: Values, b: Values) -> float:
     """Spearman's, ties sharing their mean rank. Where one side is constant: 1 if both are equal, else 0."""
-    ranks = [_ranks(a), _ranks(b)]
-    if min(r.std() for r in ranks) == 0:
+    x, y = _ranks(a), _ranks(b)
+    if x.std() == 0 or y.std() == 0:
         return float(np.array_equal(a, b))
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _ranks(values: Values) -> Values:

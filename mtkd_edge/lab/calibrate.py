@@ -76,8 +76,8 @@ def calibrate(
     for count, batch in enumerate(with_defects(frames, seed), start=1):
         if count == 1:
             session, names = probe(graph)
-        for values in zip(*session.run(names, {"frames": batch}), strict=True):
-            for name, value in zip(names, values, strict=True):
+        for name, values in zip(names, session.run(names, {"frames": batch}), strict=True):
+            for value in values:
                 ranges[name] = widen(ranges.get(name), value, kept)
         progress("calibrate", count, len(photos))
     if count != len(photos) or not count:
@@ -142,6 +142,8 @@ def load(path: Path, graph: Path) -> Calibration:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "mtkd-edge build-engine --int8") from error
     except msgspec.DecodeError as error:
         raise BundleError(f"{path} is not a calibration: {error}", hint) from error
+    if found.format != FORMAT:
+        raise BundleError(f"{path} has format {found.format}, this version reads format {FORMAT}", hint)
     if found.graph != sha256(graph):
         raise UsageError(f"{path} was measured on another graph than {graph}", hint)
     return found

@@ -21,9 +21,9 @@ ACTIVATIONS = frozenset({"Clip", "LeakyRelu", "Relu"})
 
 
 class View:
-    """A graph with its wiring, the values of its constants, and the names of nodes left in floating point on purpose."""
+    """A graph with its wiring, the values of its constants, and the names of nodes that stay float on purpose."""
 
-    def __init__(self, model: onnx.ModelProto, exclude: Collection[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, exclude: Collection[str] = ()) -> None:
         self.model, self.wiring, self.exclude = model, Wiring(model.graph), exclude
         self.values: dict[str, NDArray[Any]] = {v.name: numpy_helper.to_array(v) for v in model.graph.initializer}
         for node in model.graph.node:

@@ -83,8 +83,8 @@ def insert(model: onnx.ModelProto, placement: Placement, scales: Mapping[str, fl
     graph = model.graph
     weights = {value.name: numpy_helper.to_array(value) for value in graph.initializer}
     constants = {n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"}
-    old, new = list(graph.node), list[NodeProto]()
     pairs = {name: pair(graph, name, np.float32(scale), None) for name, scale in scales.items()}
+    old, new = list(graph.node), [node for value in graph.input for node in pairs.get(value.name, ())]
     for i, node in enumerate(old):
         if axis := {edge: axis for edge, axis in placement.weights.items() if edge.node == i}:
             edge, along = axis.popitem()
