@@ -153,7 +153,7 @@ def _stroke(points: NDArray[np.float64], thickness: float) -> Plane:
     taper = thickness * FINE * np.clip(1.6 * np.sin(np.linspace(0.1, math.pi - 0.1, len(at))), 0.2, 1)
     for start, end, width in zip(at[:-1], at[1:], taper[1:], strict=True):
         cv2.line(canvas, start.tolist(), end.tolist(), (255,), max(1, round(float(width))))
-    return np.asarray(cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.float32) / 255
+    return np.asarray(cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA) / 255, np.float32)
 
 
 def _doubled(burnt: Plane, rng: np.random.Generator) -> Plane:

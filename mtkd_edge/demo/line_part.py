@@ -65,7 +65,7 @@ R, ANGLE = np.hypot(X, Y), np.arctan2(Y, X)
 
 def disc(radius: float, x: float = 0, y: float = 0) -> Plane:
     """1 inside a circle, 0 outside, with an edge one pixel soft."""
-    return np.clip(radius + 0.5 - np.hypot(X - x, Y - y), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(radius + 0.5 - np.hypot(X - x, Y - y), 0, 1), np.float32)
 
 
 def hole_at(index: int) -> tuple[float, float]:
@@ -92,7 +92,7 @@ def marking(upper: str, lower: str, code: int) -> Plane:
     canvas[y : y + 104, x : x + 104] = 255 * cv2.resize(cells, (104, 104), interpolation=cv2.INTER_NEAREST)
     tip = ((SIZE // 2 - 72) * FINE, SIZE // 2 * FINE)
     cv2.arrowedLine(canvas, (tip[0] + 88, tip[1]), tip, (255,), 9, cv2.LINE_AA, 0, 0.4)
-    return np.asarray(cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.float32) / 255
+    return np.asarray(cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA) / 255, np.float32)
 
 
 def grain(shape: tuple[int, int], along: float, across: float, rng: np.random.Generator) -> Plane:
@@ -197,4 +197,4 @@ def sensor(picture: Plane, rng: np.random.Generator) -> NDArray[np.uint8]:
     noise = rng.standard_normal((*picture.shape[:2], 1), np.float32)
     colour = cv2.resize(rng.standard_normal((SIZE // 2, SIZE // 2, 3), np.float32), (SIZE, SIZE))
     noisy = picture + np.sqrt(0.5 + 0.01 * np.maximum(picture, 0)) * (noise + 0.5 * colour)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(noisy), 0, 255), np.uint8)
