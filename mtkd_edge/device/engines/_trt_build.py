@@ -36,10 +36,10 @@ class Order:
     timings: Path | None = None
 
 
-def build_plans(trt: ModuleType, folder: Path, target: Target, precision: str, gpu: str) -> dict[str, str]:
+def build_plans(
+    trt: ModuleType, folder: Path, target: Target, precision: str, gpu: str, timings: Path | None = None
+) -> dict[str, str]:
     """Write both plans into an engine folder that holds the graphs; what `check_machine` will want to know of them."""
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", f"{trt.__name__}-{trt.__version__}-{gpu}").strip("-")
-    timings = user_cache() / f"{slug}.timings"
     for plan, graph in PLANS.items():
         order = Order(target.batch, target.tensorrt, graph == HEAD or precision == "fp32", timings)
         write_file(folder / plan, build_plan(trt, folder / graph, order))
@@ -98,6 +98,12 @@ def configure(trt: ModuleType, builder: Any, order: Order) -> Any:
         if cache is None or not config.set_timing_cache(cache, False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
     return config
+
+
+def timings_file(trt: ModuleType, gpu: str) -> Path:
+    """Where the measurements of one TensorRT on one GPU are kept."""
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", f"{trt.__name__}-{trt.__version__}-{gpu}").strip("-")
+    return user_cache() / f"{slug}.timings"
 
 
 def strongly_typed(trt: ModuleType) -> int:

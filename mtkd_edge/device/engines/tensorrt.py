@@ -30,8 +30,9 @@ def module() -> ModuleType:
 
 def build(folder: Path, target: Target, precision: str) -> dict[str, str]:
     """Compile the plans of an engine folder for this machine's GPU; what they were built with. Raises BackendError."""
-    gpu = _trt_driver.find()  # its builder measures on the GPU: without one there is nothing to build for
-    return _trt_build.build_plans(module(), folder, target, precision, str(gpu))
+    gpu = str(_trt_driver.find())  # its builder measures on the GPU: without one there is nothing to build for
+    trt = module()
+    return _trt_build.build_plans(trt, folder, target, precision, gpu, _trt_build.timings_file(trt, gpu))
 
 
 def open_engine(folder: Path, manifest: EngineManifest, options: EngineOptions) -> _trt_run.TensorrtEngine:

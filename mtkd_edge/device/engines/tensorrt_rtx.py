@@ -30,6 +30,7 @@ def module() -> ModuleType:
 def build(folder: Path, target: Target, precision: str) -> dict[str, str]:
     """Compile the plans of an engine folder, with or without a GPU; what they were built with. Raises BackendError."""
     gpu = _trt_driver.find_or_none()
+    # no timings are kept: it compiles for the GPU when the plan is loaded, and measures nothing here
     return _trt_build.build_plans(module(), folder, target, precision, str(gpu) if gpu else "none")
 
 
