@@ -93,7 +93,8 @@ def validate(net: offline.OfflineTeacher, heads: nn.ModuleList, batches: list[Ba
 class Pupil:
     """One teacher while it learns: net, heads, optimiser and schedule; `mean` is the running mean of its loss."""
 
-    def __init__(self, name: str, plan: Plan) -> None:
+    def __init__(self, name: str, plan: Plan, seed: int) -> None:
+        torch.manual_seed(seed)  # for each: a teacher trained alone starts like one trained beside others
         self.net = offline.untrained(name).to(memory_format=torch.channels_last).train()
         self.heads = heads_for(self.net)
         weights = [*self.net.parameters(), *self.heads.parameters()]
@@ -117,9 +118,8 @@ class Pupil:
 
 def train(names: Sequence[str], pools: Pools, plan: Plan, seed: int) -> dict[str, Pupil]:
     """The teachers from fresh weights. They see the same pictures: making those takes as long as learning from them."""
-    torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    pupils = {name: Pupil(name, plan) for name in names}
+    pupils = {name: Pupil(name, plan, seed) for name in names}
     began = time.monotonic()
     for step in range(plan.steps):
         batch = compose(pools, plan.batch, rng)

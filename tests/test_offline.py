@@ -14,7 +14,9 @@ from safetensors import safe_open
 from torch import nn
 
 from mtkd_edge.errors import BundleError, UsageError
+from mtkd_edge.frames import FrameSpec, read, to_frame
 from mtkd_edge.lab import offline
+from mtkd_edge.metrics import auroc
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SHA256 = {
@@ -156,6 +158,19 @@ def test_pasted_flaws_lie_where_the_picture_changed(monkeypatch: pytest.MonkeyPa
         assert torch.isfinite(numbers).all()
 
 
+def test_unseen_textures_of_one_kind_look_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest other texture is of the same of 16 kinds far more often than with fresh weights (about 0.1)."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import offline_textures as made
+
+    kinds = torch.arange(12 * len(made.FAMILIES)) % len(made.FAMILIES)
+    x = normalised(np.stack([made.texture(99, index, 96) for index in range(len(kinds))]))
+    features = torch.cat([tap.mean((2, 3)) for tap in offline.create(name)(x)], 1)
+    features = nn.functional.normalize((features - features.mean(0)) / (features.std(0) + 1e-6))
+    alike = (features @ features.T).fill_diagonal_(-1)
+    assert (kinds[alike.argmax(1)] == kinds).float().mean() > 0.35
+
+
 def test_training_script_runs_from_textures_alone(tmp_path: Path) -> None:
     """The whole path on tiny settings, without CIFAR-10; the files it writes load into the shipped architectures."""
     script = [sys.executable, "-W", "error", str(SCRIPTS / "train_offline_teachers.py")]
@@ -175,3 +190,28 @@ def test_quick_training_cannot_overwrite_the_shipped_weights() -> None:
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--out" in done.stderr
+
+
+def _cells(folder: Path, every: int) -> torch.Tensor:
+    """All three teachers' features of each `every`-th photo: [n, channels, 16, 16]."""
+    spec = FrameSpec(256, 256)
+    x = normalised(np.stack([to_frame(read(path), spec) for path in sorted(folder.iterdir())[::every]]))
+    found = []
+    for name in offline.NAMES:
+        eighth, sixteenth = offline.create(name)(x)
+        found += [nn.functional.avg_pool2d(eighth, 2), sixteenth]
+    return torch.cat(found, 1)
+
+
+def test_broken_bottles_look_further_from_good_ones_than_good_ones_do(shared: Path) -> None:
+    """Distance to the mean good photo, place by place: the plainest detector there is must already tell them apart."""
+    bottle = shared / "data" / "mvtec" / "bottle"
+    good = _cells(bottle / "train" / "good", 5)
+    mean, spread = good.mean(0), good.std(0) + 1e-3
+    scores = {}
+    for kind in ("good", "broken_large", "broken_small"):
+        far = ((_cells(bottle / "test" / kind, 2) - mean) / spread).pow(2).mean(1)
+        scores[kind] = far.flatten(1).amax(1).numpy()
+    bad = np.concatenate([scores["broken_large"], scores["broken_small"]])
+    labels = np.repeat([False, True], [len(scores["good"]), len(bad)])
+    assert auroc(labels, np.concatenate([scores["good"], bad])) > 0.95
