@@ -21,7 +21,7 @@ from mtkd_edge.device import gate, refit
 from mtkd_edge.device.engine import Engine
 from mtkd_edge.device.engines import _trt_driver, open_engine, openvino
 from mtkd_edge.device.targets import Target
-from mtkd_edge.errors import DataError, GateError, UsageError
+from mtkd_edge.errors import BundleError, DataError, GateError, UsageError
 from mtkd_edge.frames import Frame
 from mtkd_edge.progress import Progress, silent
 
@@ -51,21 +51,22 @@ def build_engine(
     model = bundle.load_bundle(source)
     check_request(out, target, precision, graph, held_out)
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    work.mkdir(parents=True)
     try:
+        work.mkdir(parents=True)
         for name, origin in ((FEATURES, graph or source / FEATURES), (HEAD, source / HEAD), (GOLDEN, source / GOLDEN)):
             shutil.copyfile(origin, work / name)
         progress("compile", 0, 1, target.name)
         manifest = draft(model, target, precision, calibration, compile_plans(work, target, precision))
         progress("compile", 1, 1, target.name)
         manifest = finish(work, source, manifest, target, held_out, false_alarms, progress)
+        swap(work, out)
     except GateError:
         if keep_failed:
             shutil.rmtree(out.with_name(out.name + FAILED), ignore_errors=True)
             work.rename(out.with_name(out.name + FAILED))
         raise
-    else:
-        swap(work, out)
+    except OSError as error:
+        raise BundleError(f"{out} cannot be written: {error}", "check the free space and permissions") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return manifest
@@ -152,9 +153,14 @@ def runnable(work: Path, manifest: EngineManifest) -> tuple[Engine, dict[str, st
 
 
 def swap(work: Path, out: Path) -> None:
-    """Put the finished folder in its place; the old one goes only when the new one stands."""
+    """Put the finished folder in its place; the old one goes only when the new one stands. Raises OSError."""
     old = out.with_name(f".{out.name}.{os.getpid()}.old.tmp")
     if out.exists():
         out.rename(old)
-    work.rename(out)
+    try:
+        work.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)

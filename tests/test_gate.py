@@ -1,0 +1,143 @@
+"""The gate and the refit threshold: figures one can check by hand, and verdicts of the gate that follow from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from mtkd_edge import threshold
+from mtkd_edge.device import gate
+from mtkd_edge.device.engine import Inference
+from mtkd_edge.device.engines.fake import FakeEngine
+from mtkd_edge.device.refit import measure, refit
+from mtkd_edge.device.targets import Limits
+from mtkd_edge.errors import DataError, GateError
+
+RNG = np.random.default_rng(0)
+GOOD = [RNG.integers(60, 120, (64, 64, 3), dtype=np.uint8) for _ in range(12)]
+
+
+class Worse(FakeEngine):
+    """A fake engine with an error in its scores, as a quantised one has."""
+
+    def __init__(self, noise: float = 0.0, gain: float = 1.0, value: float | None = None) -> None:
+        super().__init__(name="worse")
+        self.noise, self.gain, self.value = noise, gain, value
+        self.rng = np.random.default_rng(1)
+
+    def infer(self, frames: np.ndarray) -> Inference:
+        found = super().infer(frames)
+        error = self.rng.normal(0, 1, 1).astype(np.float32) * np.float32(self.noise)
+        scores = found.scores * np.float32(self.gain) + error if self.value is None else np.float32([self.value])
+        return Inference(found.maps * np.float32(self.gain) + error, scores)
+
+
+def figures(engine: FakeEngine) -> dict[str, float]:
+    return gate.compare(engine, FakeEngine(), GOOD, 0.05)
+
+
+def test_an_engine_is_as_good_as_itself():
+    found = figures(FakeEngine())
+    assert found["spearman"] == pytest.approx(1)
+    assert (found["auroc_drop"], found["flips"], found["map_error_max"], found["map_error_mean"]) == (0, 0, 0, 0)
+    assert found["feature_error_student_fake"] == found["feature_error_reference_fake"] == 0
+    assert gate.faults(found, Limits()) == []
+
+
+def test_at_least_120_frames_have_a_defect_and_every_good_part_equally_many():
+    assert figures(FakeEngine())["frames"] == 12 + 120
+    assert gate.compare(FakeEngine(), FakeEngine(), GOOD[:7], 0.05)["frames"] == 7 + 7 * 18
+
+
+def test_defects_are_the_same_in_every_build():
+    assert figures(FakeEngine()) == figures(FakeEngine())
+
+
+def test_another_scale_of_the_score_changes_no_rank_and_no_verdict():
+    """The threshold is the engine's own, so a score that is half as large flips nothing."""
+    found = figures(Worse(gain=0.5))
+    assert found["spearman"] == pytest.approx(1)
+    assert (found["auroc_drop"], found["flips"]) == (0, 0)
+    assert found["map_error_max"] > 0
+
+
+def test_noise_is_refused_with_the_figures_and_what_to_do():
+    found = figures(Worse(noise=1.0))
+    with pytest.raises(GateError, match=r"int8 engine.*rank correlation 0\.\d+, wanted >= 0\.99.*AUROC drop") as caught:
+        gate.demand(found, Limits(), "int8")
+    assert "--fp32" in caught.value.hint
+    assert "largest error of a feature" in caught.value.message
+
+
+def test_scores_that_are_all_the_same_are_refused():
+    found = figures(Worse(value=0.3))
+    assert found["spearman"] == 0
+    assert len(gate.faults(found, Limits())) >= 2
+
+
+def test_nan_figures_are_refused():
+    """A comparison with NaN is false; the gate must not read that as a pass."""
+    bad = dict.fromkeys(("spearman", "auroc_drop", "flips"), float("nan")) | {"frames": 100.0}
+    assert len(gate.faults(bad, Limits())) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_stops_the_build(value):
+    with pytest.raises(GateError, match="not finite"):
+        figures(Worse(value=value))
+    with pytest.raises(GateError, match="not finite"):
+        refit(Worse(value=value), GOOD, 0.05)
+
+
+def test_one_flipped_verdict_is_no_evidence_two_are():
+    base = {"spearman": 1.0, "auroc_drop": 0.0, "frames": 100.0}
+    assert gate.faults(base | {"flips": 0.01}, Limits(flips=0.005)) == []
+    assert gate.faults(base | {"flips": 0.02}, Limits(flips=0.005)) == ["flipped verdicts 2.00%, wanted <= 1.00%"]
+
+
+def test_limits_are_inclusive():
+    edge = {"spearman": 0.99, "auroc_drop": 0.002, "flips": 0.005, "frames": 1000.0}
+    assert gate.faults(edge, Limits()) == []
+
+
+def test_without_photos_there_is_no_gate():
+    with pytest.raises(DataError, match="held-out"):
+        gate.compare(FakeEngine(), FakeEngine(), [], 0.05)
+
+
+def test_auroc_is_the_textbooks():
+    frames = [*GOOD, *gate._defective(GOOD, 10, 0)]
+    scores = measure(FakeEngine(), frames)[0]
+    labels = np.arange(len(frames)) >= len(GOOD)
+    assert figures(FakeEngine())["auroc"] == pytest.approx(roc_auc_score(labels, scores))
+
+
+@given(st.lists(st.integers(-5, 5), min_size=2, max_size=30), st.randoms(use_true_random=False))
+def test_rank_correlation_is_pearsons_of_mean_ranks(values, random):
+    other = [v + random.choice([-1, 0, 1]) for v in values]
+    a, b = np.array(values, float), np.array(other, float)
+
+    def ranks(x: np.ndarray) -> np.ndarray:
+        return np.array([np.mean(np.flatnonzero(np.sort(x) == v)) for v in x])
+
+    found = gate.rank_correlation(a, b)
+    if len(set(values)) > 1 and len(set(other)) > 1:
+        assert found == pytest.approx(np.corrcoef(ranks(a), ranks(b))[0, 1], abs=1e-9)
+        assert gate.rank_correlation(a, np.exp(a)) == pytest.approx(1)  # a growing function changes no rank
+    else:
+        assert found == float(values == other)
+
+
+def test_the_threshold_is_fitted_to_the_engines_own_scores():
+    scores, peaks = measure(Worse(gain=0.5), GOOD)
+    found = refit(Worse(gain=0.5), GOOD, 0.1)
+    assert found == threshold.fit(scores, peaks, 0.1, "worse")
+    assert found.score == pytest.approx(refit(FakeEngine(), GOOD, 0.1).score / 2)
+
+
+def test_too_few_photos_for_a_threshold_is_the_fits_own_error():
+    with pytest.raises(DataError):
+        refit(FakeEngine(), GOOD[:3], 0.1)
