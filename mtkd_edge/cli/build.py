@@ -107,7 +107,7 @@ def figures(manifest: EngineManifest) -> str:
 
 
 def check(engine: EngineArgument, json: Json = False) -> None:
-    """Replay the golden frames of an engine:  mtkd-edge check engines/bottle-cpu
+    """Replay the golden frames:  mtkd-edge check engines/bottle-cpu
 
     \b
     Every file is compared with its sha256, every stage with what the reference made of the same

@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(model: Model, data: Data, json: Json = False) -> None:
-    """Measure what it finds on labelled photos:  mtkd-edge evaluate engines/bottle-cpu ./bottle
+    """Measure what is found:  mtkd-edge evaluate ENGINE ./bottle
 
     \b
     DATA holds train/good, test/good, test/<kind> and, for the pixel figures, ground_truth/<kind>,
@@ -64,7 +64,7 @@ def evaluate(model: Model, data: Data, json: Json = False) -> None:
 
 
 def bench(engine: EngineArgument, batch: Batches = None, seconds: Seconds = 2.0, json: Json = False) -> None:
-    """Measure how fast an engine is here:  mtkd-edge bench engines/bottle-cpu
+    """Measure how fast it is here:  mtkd-edge bench engines/bottle-cpu
 
     \b
     Milliseconds of a call that 50, 90 and 99 % of the calls stay within, by batch size. The floor
@@ -110,7 +110,7 @@ def lower_bound(folder: Path, engine: Engine) -> Floor | None:
 
 
 def doctor(json: Json = False) -> None:
-    """Say what is installed, what is missing, and the line that fixes it.
+    """Say what is missing on this machine, and what fixes it.
 
     \b
     Ends with 0 where the base install works, with 6 where it cannot run an engine.

@@ -36,7 +36,7 @@ def threshold(
     false_alarms: FalseAlarms = None,
     json: Json = False,
 ) -> None:
-    """Show or move the threshold of an engine:  mtkd-edge threshold engines/bottle-cpu
+    """Show or move the threshold:  mtkd-edge threshold engines/bottle-cpu
 
     \b
     Examples:

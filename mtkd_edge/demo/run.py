@@ -1,0 +1,114 @@
+"""The demo: the whole way, from photos to verdicts, on a production line that is drawn here and now.
+
+    <out>/line/                 photos and a video, rendered
+    <out>/run/                  trained on line/train/good, with the teachers that ship inside the package
+    <out>/engine/               the INT8 engine; <out>/calibration/ is the evidence behind it
+    <out>/verdicts/*.jsonl      what watching line/test and line/line.mp4 gave
+    <out>/contact-sheet.jpg     overlays, a few of each kind
+
+Offline, on a CPU, in a few minutes. Knows the order of the steps; each step is the same function that a command calls.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from mtkd_edge import bundle, dataset, places
+from mtkd_edge.demo import line, look
+from mtkd_edge.demo.look import VideoReport
+from mtkd_edge.device import engines, targets
+from mtkd_edge.device.bench import Percentiles, bench
+from mtkd_edge.device.evaluate import Evaluation, evaluate
+from mtkd_edge.errors import UsageError
+from mtkd_edge.lab import build_run, train
+from mtkd_edge.lab.config import TrainConfig
+from mtkd_edge.progress import Progress, silent
+
+MARKER = "demo.json"
+SIZE, EPOCHS = 256, 40
+
+
+class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the demo reached. `verdicts`: kind of part -> state -> photos. `latency_ms`: one frame through the engine.
+
+    `seconds` is by step.
+    """
+
+    out: str
+    engine: str
+    contact_sheet: str
+    verdicts: dict[str, dict[str, int]]
+    evaluation: Evaluation
+    video: VideoReport
+    gate: dict[str, float]
+    latency_ms: Percentiles
+    seconds: dict[str, float]
+
+
+class Steps:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def done(self, name: str) -> None:
+        """The step `name` ends now."""
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._last, 1)
+        self._last = now
+
+
+def run(out: Path, progress: Progress = silent, seed: int = 0, epochs: int = EPOCHS) -> DemoReport:
+    """Render, train, build, evaluate and watch, all below `out`; what an earlier demo left there is made anew.
+
+    Raises UsageError where `out` holds something else, and what the steps raise.
+    """
+    claim(out)
+    steps, folder = Steps(), out / "engine"
+    line.render(out / "line", seed, progress=progress)
+    steps.done("render")
+    config = TrainConfig(
+        data=str(out / "line"), out=str(out / "run"), preset="offline", size=SIZE, epochs=epochs, seed=seed
+    )
+    trained = train.train(config, progress)
+    steps.done("train")
+    source, target, evidence = places.bundle_of(trained), targets.load("cpu"), out / "calibration"
+    manifest = build_run.build(trained, source, folder, target, "int8", evidence, None, progress)
+    steps.done("build-engine")
+    threshold = bundle.load_threshold(folder)
+    with engines.open_engine(folder, manifest) as engine:
+        found = evaluate(engine, manifest.model, threshold, dataset.scan(out / "line", progress), progress)
+        steps.done("evaluate")
+        spec = manifest.model.frame
+        speed = bench(engine, (spec.height, spec.width, 3), (1,), seconds=1.0)[0].call
+        seen = look.watch_line(engine, manifest.model, threshold, out)
+        steps.done("watch")
+    return DemoReport(
+        out=str(out),
+        engine=str(folder),
+        contact_sheet=str(look.contact_sheet(seen.pictures, out / "contact-sheet.jpg")),
+        verdicts=seen.verdicts,
+        evaluation=found,
+        video=seen.video,
+        gate=manifest.gate,
+        latency_ms=speed,
+        seconds=steps.seconds,
+    )
+
+
+def claim(out: Path) -> None:
+    """Make the folder, or empty it of an earlier demo. Raises UsageError for a folder that is none of ours."""
+    if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is in use, and not by a demo", "mtkd-edge demo --out ANOTHER-FOLDER")
+    try:
+        if out.exists():
+            shutil.rmtree(out)
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made: {error.strerror}", "mtkd-edge demo --out ANOTHER-FOLDER") from error
+    bundle.write_file(out / MARKER, b'{"made_by": "mtkd-edge demo", "which": "may empty this folder"}\n')
