@@ -205,6 +205,48 @@ def test_an_int8_build_that_is_not_good_enough_ends_with_8_and_leaves_no_engine(
     assert {path.name for path in evidence.iterdir()} == {"tiny.json", "tiny.sha256"}
 
 
+def test_an_int8_build_takes_its_ranges_from_the_evidence_where_they_fit(
+    plant: Factory, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe, evidence = tmp_path / "loose.toml", tmp_path / "calibration"
+    recipe.write_text("name = 'loose'\nbackend = 'openvino'\n[gate]\nspearman = -1.0\nauroc_drop = 1.0\nflips = 1.0\n")
+    words = [
+        "build-engine",
+        str(plant.run),
+        "--int8",
+        "--target",
+        str(recipe),
+        "--calibration",
+        str(evidence),
+        "--json",
+    ]
+    assert app.run([*words, "--out", str(tmp_path / "first")]) == 0
+    assert "calibrate" in capfd.readouterr().err
+    assert app.run([*words, "--out", str(tmp_path / "second")]) == 0
+    out, err = capfd.readouterr()
+    assert "calibrate" not in err
+    made = json.loads(out)
+    assert (made["precision"], made["calibration"]) == ("int8", str(evidence / "tiny.json"))
+    assert (
+        bundle.load_engine(tmp_path / "first").files[bundle.FEATURES]
+        == bundle.load_engine(tmp_path / "second").files[bundle.FEATURES]
+    ), "the same evidence gives the same graph"
+
+
+def test_evidence_of_another_graph_is_measured_again_and_damaged_evidence_is_not_overwritten(
+    plant: Factory, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["build-engine", str(plant.run), "--int8", "--target", "cpu", "--calibration", str(tmp_path)]
+    assert app.run([*words, "--out", str(tmp_path / "engine")]) == 8
+    path = tmp_path / "tiny.json"
+    path.write_text(path.read_text().replace(json.loads(path.read_text())["graph"], "0" * 64))
+    assert app.run([*words, "--out", str(tmp_path / "engine")]) == 8
+    assert json.loads(path.read_text())["graph"] != "0" * 64
+    path.write_text("{")
+    assert failed(capfd, *words, "--out", str(tmp_path / "engine"))["exit_code"] == 4
+    assert path.read_text() == "{"
+
+
 def test_a_fault_of_ours_is_one_line_and_a_traceback_only_when_asked_for(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

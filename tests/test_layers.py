@@ -21,7 +21,7 @@ LAB_ONLY = {"torch", "torchvision", "timm", "onnx", "onnxsim", "onnxscript", "on
 VENDORS = {"openvino": "openvino", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx", "pycuda": "cuda"}
 """A vendor runtime and the word that the name of a file importing it must contain."""
 DEVICE_MAY = {"numpy", "msgspec", "cv2", *VENDORS}
-POISON = sorted({*LAB_ONLY, "onnxsim", "onnxscript"})
+POISON = sorted(LAB_ONLY)
 
 
 def product() -> Sources:
@@ -194,7 +194,6 @@ RULES: list[tuple[Callable[[Sources], list[str]], Sources]] = [
     (too_long, {"mtkd_edge/a.py": "def f():\n" + "  x = 1\n" * 60}),
     (without_docstring, {"mtkd_edge/a.py": "x = 1"}),
 ]
-NAMES = [rule.__name__ for rule, _ in RULES]
 
 
 @pytest.mark.parametrize("rule", dict.fromkeys(rule for rule, _ in RULES), ids=lambda rule: rule.__name__)
@@ -202,7 +201,7 @@ def test_the_code_keeps_the_rule(rule: Callable[[Sources], list[str]]) -> None:
     assert rule(product()) == []
 
 
-@pytest.mark.parametrize(("rule", "planted"), RULES, ids=NAMES)
+@pytest.mark.parametrize(("rule", "planted"), RULES, ids=[rule.__name__ for rule, _ in RULES])
 def test_the_rule_catches_a_planted_violation(rule: Callable[[Sources], list[str]], planted: Sources) -> None:
     assert rule(planted)
 
@@ -229,3 +228,15 @@ def test_every_module_of_the_device_loads_without_torch_onnx_or_a_vendor() -> No
 def test_the_poison_works() -> None:
     done = poisoned("import mtkd_edge.lab.offline")
     assert "ModuleNotFoundError" in done.stderr
+
+
+def test_a_watch_runs_without_torch_onnx_or_a_vendor(tmp_path: Path) -> None:
+    done = poisoned(
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import line\nfrom pathlib import Path\nfrom mtkd_edge.device.sources import open_sources\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "for n in range(4): line.write_photo(folder / f'{n}.png', line.part(defect=n == 2))\n"
+        "verdicts, summary = line.run(open_sources([str(folder)]))\n"
+        "print(*(verdict.state.value for verdict in verdicts))"
+    )
+    assert done.stdout.split() == ["normal", "normal", "anomalous", "normal"], done.stderr
