@@ -1,4 +1,4 @@
-"""The documents tell the truth: their commands exist with their options, their links resolve, their shell blocks run."""
+"""The documents tell the truth: commands exist with their options, links resolve, shell blocks run."""
 
 from __future__ import annotations
 

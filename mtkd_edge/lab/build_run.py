@@ -15,7 +15,7 @@ from mtkd_edge.bundle import FEATURES, EngineManifest, Manifest
 from mtkd_edge.dataset import Dataset
 from mtkd_edge.device.build import Precision, build_engine
 from mtkd_edge.device.targets import Target
-from mtkd_edge.errors import BundleError, UsageError
+from mtkd_edge.errors import BundleError, GateError, UsageError
 from mtkd_edge.lab.photos import load_frames
 from mtkd_edge.progress import Progress, silent
 
@@ -45,12 +45,34 @@ def build(
     rate = bundle.load_threshold(source).false_alarms if false_alarms is None else false_alarms
     listing = photos_of(run)
     held_out = load_frames(listing.side("held-out"), model.frame, progress, "reading photos")
+    if precision != "int8":
+        return build_engine(source, out, target, precision, None, list(held_out), rate, "", progress)
+    from mtkd_edge.lab.quantise import quantise
+
+    found, path = ranges(source, model, listing, evidence, progress)
+    lifts = lifted(source / FEATURES)
     with tempfile.TemporaryDirectory() as scratch:
-        graph, calibration = None, ""
-        if precision == "int8":
-            graph = Path(scratch, FEATURES)
-            calibration = quantised(source, graph, model, listing, evidence, progress)
-        return build_engine(source, out, target, precision, graph, list(held_out), rate, calibration, progress)
+        graph = Path(scratch, FEATURES)
+        for i, exclude in enumerate(lifts):
+            quantise(source / FEATURES, graph, found, exclude=exclude)
+            try:
+                return build_engine(source, out, target, precision, graph, list(held_out), rate, path, progress)
+            except GateError:
+                if i + 1 == len(lifts):
+                    raise
+                progress("lifting early layers to floating point", i + 1, len(lifts) - 1)
+    raise AssertionError("the last lift returns or raises")
+
+
+def lifted(graph: Path) -> list[tuple[str, ...]]:
+    """What stays in floating point, try by try: the sensitive layers, then the first stages of every network too."""
+    import onnx
+
+    from mtkd_edge.lab.placement import early, sensitive
+
+    model = onnx.load(graph)
+    first = sensitive(model)
+    return [first, tuple(dict.fromkeys((*first, *early(model))))]
 
 
 def photos_of(run: Path) -> Dataset:
@@ -62,10 +84,11 @@ def photos_of(run: Path) -> Dataset:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "mtkd-edge train") from error
 
 
-def quantised(source: Path, graph: Path, model: Manifest, listing: Dataset, evidence: Path, progress: Progress) -> str:
-    """Write the INT8 form of the bundle's features.onnx to `graph`; returns the path of the evidence behind it."""
+def ranges(
+    source: Path, model: Manifest, listing: Dataset, evidence: Path, progress: Progress
+) -> tuple[Calibration, str]:
+    """Ranges of the bundle's features.onnx, measured or kept from an earlier build; the path of the evidence."""
     from mtkd_edge.lab import calibrate
-    from mtkd_edge.lab.quantise import quantise
 
     path = evidence / f"{model.name}.json"
     found = kept(path, source / FEATURES)
@@ -76,8 +99,7 @@ def quantised(source: Path, graph: Path, model: Manifest, listing: Dataset, evid
         hashes = {photo.path: photo.sha256 for photo in photos}
         found = calibrate.calibrate(source / FEATURES, shown, hashes, progress=progress)
         calibrate.save(evidence, model.name, found)
-    quantise(source / FEATURES, graph, found)
-    return path.as_posix()
+    return found, path.as_posix()
 
 
 def kept(path: Path, graph: Path) -> Calibration | None:

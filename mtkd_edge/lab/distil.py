@@ -68,7 +68,7 @@ def distil(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             done += 1
-            history.append({"loss": float(loss), "distance": float(distance), "rate": rate(done - 1, steps)})
+            history.append({"loss": loss.item(), "distance": distance.item(), "rate": rate(done - 1, steps)})
             progress("student", done, steps, f"loss {history[-1]['loss']:.3f}")
             if done % SAVE_EVERY == 0 and done < steps:
                 checkpoint.save(folder, student, optimizer, done, history)

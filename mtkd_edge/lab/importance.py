@@ -91,6 +91,6 @@ def learn(
         optimizer.step()
         now = shares(logits.detach())
         row = {f"w{level}_{k}": float(now[level, k]) for level in range(levels) for k in range(teachers)}
-        history.append({"loss": float(loss), "pixels": float(seen), "features": float(felt), **row})
-        progress("importance of the teachers", step + 1, STEPS, f"loss {float(loss):.3f}")
+        history.append({"loss": loss.item(), "pixels": seen.item(), "features": felt.item(), **row})
+        progress("importance of the teachers", step + 1, STEPS, f"loss {loss.item():.3f}")
     return shares(logits.detach()).cpu(), history

@@ -23,7 +23,8 @@ PRIOR = 10
 """The level's own mean counts as much at each position as this many photos."""
 MARGIN = 0.005
 """A choice must beat equal, position-wise weights by this much AUROC: less is noise on a few dozen photos."""
-SHARES = ((0.5, 0.5), (1.0, 0.0), (0.75, 0.25), (0.25, 0.75), (0.0, 1.0))
+SHARES = ((0.5, 0.5), (0.75, 0.25), (0.25, 0.75), (0.9, 0.1), (0.1, 0.9))
+"""Both levels always count: a student that is never asked would not be worth its time."""
 Maps = NDArray[np.float64]
 
 

@@ -140,8 +140,8 @@ def _distil(
             optimizer.step()
             done += 1
             shares = {f"w0_{k}": float(w) for k, w in enumerate(nets.a.detach().softmax(0))}
-            history.append({"loss": float(learned), "reconstruction": float(rebuilt), **shares})
-            progress("student", done, steps, f"loss {float(learned):.3f}")
+            history.append({"loss": learned.item(), "reconstruction": rebuilt.item(), **shares})
+            progress("student", done, steps, f"loss {learned.item():.3f}")
             if done % 100 == 0 and done < steps:
                 checkpoint.save(folder, nets, optimizer, done, history)
     finally:

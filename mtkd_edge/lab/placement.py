@@ -124,7 +124,7 @@ def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
     for node in model.graph.node:
         if weight_axis(node, wiring) is not None:
             found[node.input[0]] = None
-        elif node.op_type in PASSING or node.op_type == "Add":
+        elif node.op_type in PASSING or (node.op_type == "Add" and len(wiring.activations(node)) == 2):
             found |= dict.fromkeys(node.input[slot] for slot in wiring.activations(node))
     return tuple(found)
 
@@ -144,6 +144,37 @@ def last_layers(model: onnx.ModelProto) -> tuple[str, ...]:
         else:
             open_ends += [node.input[slot] for slot in wiring.activations(node)]
     return tuple(found)
+
+
+def sensitive(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the convolutions that cost much accuracy in INT8 and save little time: what to exclude by default.
+
+    Depthwise ones (one range for channels of very different size, few operations), those that read the picture (three
+    channels), and the last layers, whose differences are the score.
+    """
+    wiring = Wiring(model.graph)
+    found = dict.fromkeys(last_layers(model))
+    for node in model.graph.node:
+        if node.op_type == "Conv" and (shape := wiring.constant.get(node.input[1])) is not None:
+            grouped = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+            if grouped or shape[1] <= 3:
+                found[node.name] = None
+    return tuple(found)
+
+
+def early(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the convolutions that work at a quarter of the frame's height or more: a network's first stages.
+
+    Their rounding runs through everything behind them; in ResNet-18 the four of stage one make half of the error.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    heights = {
+        value.name: value.type.tensor_type.shape.dim[2].dim_value
+        for value in (*inferred.value_info, *inferred.output)
+        if len(value.type.tensor_type.shape.dim) == 4
+    }
+    frame = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    return tuple(n.name for n in model.graph.node if n.op_type == "Conv" and 4 * heights.get(n.output[0], 0) >= frame)
 
 
 def merge(groups: Iterable[Collection[str]]) -> tuple[frozenset[str], ...]:

@@ -1,0 +1,200 @@
+"""Training, start to end, on a small drawn line with the teachers that ship in the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mtkd_edge import bundle
+from mtkd_edge.demo import line
+from mtkd_edge.errors import BundleError, DataError, UsageError
+from mtkd_edge.lab import checkpoint, importance, normalise, teachers
+from mtkd_edge.lab.config import TrainConfig
+from mtkd_edge.lab.distil import rate
+from mtkd_edge.lab.mix import Block, Mix
+from mtkd_edge.lab.subspace import PositionAutoencoder, code_size
+from mtkd_edge.lab.train import train
+from mtkd_edge.score import Level, ScoreSpec
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("line")
+    line.render(root, good=24)
+    return root
+
+
+def config(parts: Path, out: Path, **changes: object) -> TrainConfig:
+    given: dict[str, object] = {"data": str(parts), "out": str(out), "preset": "offline", "size": 64, "epochs": 3}
+    return TrainConfig(**{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(config(parts, tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = (folder / "checkpoint").glob("*.student.safetensors")
+    return load_file(path)
+
+
+def test_a_run_leaves_a_bundle_that_loads_with_every_hash_right(run: Path) -> None:
+    manifest = bundle.load_bundle(run / "bundle")
+    assert [t.name for t in manifest.teachers] == ["offline-res", "offline-plain", "offline-depthwise"]
+    assert [level.name for level in manifest.score.levels] == ["deviation", "reconstruction"]
+    for level in range(2):
+        assert sum(t.importance[level] for t in manifest.teachers) == pytest.approx(1, abs=1e-5)
+    assert bundle.load_threshold(run / "bundle").photos == manifest.held_out
+
+
+def test_a_run_says_what_happened_in_numbers_and_pictures(run: Path) -> None:
+    metrics = msgspec.json.decode((run / "metrics.json").read_bytes())
+    assert metrics["photos"]["train"] + metrics["photos"]["tune"] + metrics["photos"]["held_out"] == 24
+    assert sorted(p.name for p in (run / "plots").iterdir()) == ["importance.png", "student.png"]
+
+
+def test_a_stopped_run_continues_bit_for_bit(parts: Path, run: Path, tmp_path: Path) -> None:
+    def stop(step: str, done: int, total: int, note: str = "") -> None:
+        if step == "student" and done == 3:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        train(config(parts, out), stop)
+    train(config(parts, out, resume=True))
+    whole, resumed = weights_of(run), weights_of(out)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_resuming_with_other_options_is_refused_by_name(parts: Path, run: Path) -> None:
+    with pytest.raises(UsageError, match="seed"):
+        train(config(parts, run, resume=True, seed=5))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(parts: Path, run: Path) -> None:
+    with pytest.raises(UsageError, match="holds a run already"):
+        train(config(parts, run))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"size": 100}, {"epochs": 0}, {"preset": "nobody"}, {"false_alarms": 0.0}, {"batch": 1}]
+)
+def test_a_configuration_that_makes_no_sense_is_refused_before_anything_is_read(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError):
+        train(config(tmp_path / "nothing", tmp_path / "run", **changes))
+
+
+def test_the_published_method_needs_teachers_with_logits(parts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no class logits"):
+        train(config(parts, tmp_path / "paper", method="paper"))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(net.parameters())
+    checkpoint.save(tmp_path, net, optimizer, 1, [])
+    (path,) = tmp_path.glob("*.student.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="damaged"):
+        checkpoint.restore(tmp_path, net, optimizer)
+
+
+def test_unreachable_weights_name_the_ways_that_need_no_network() -> None:
+    with pytest.raises((DataError, UsageError)) as caught:
+        teachers.load("local-dir:/nowhere/resnet18")
+    assert "config.json" in str(caught.value)
+
+
+def test_teachers_never_train(run: Path) -> None:
+    mix = Mix([teachers.load("offline-res")])
+    mix.train()
+    assert not any(module.training for teacher in mix.teachers for module in teacher.modules())
+    assert not any(p.requires_grad for p in mix.parameters())
+
+
+def test_aligned_blocks_have_unit_energy_and_no_mean() -> None:
+    torch.manual_seed(0)
+    mix = Mix([teachers.load("offline-res")]).eval()
+    pixels = torch.rand(4, 3, 64, 64) * 255
+    mix.fit([pixels])
+    out = mix(pixels)
+    first = out[:, : mix.blocks[0].stop]
+    assert float((first**2).mean()) == pytest.approx(1, abs=0.05)
+    assert float(first.mean((0, 2, 3)).abs().max()) < 1e-2
+
+
+def test_importance_goes_to_the_teacher_that_tells_more() -> None:
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(16, 3, 8, 8, generator=generator)
+    clear = picture.repeat(1, 2, 1, 1) * 2 - 1
+    blocks = (Block(0, 8, 0, 6), Block(1, 8, 6, 12))
+    mixed = torch.cat([clear * 1.7, torch.zeros_like(clear)], 1)
+    weights, history = importance.learn(lambda step: (mixed, picture * 255), blocks, 0, lambda *a, **k: None)
+    assert float(weights[0, 0]) > 0.7
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_the_autoencoder_rebuilds_what_varies_and_not_what_is_new() -> None:
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(2, 12, 4, 4, generator=generator)
+    usual = torch.einsum("nk,kchw->nchw", torch.randn(40, 2, generator=generator), directions)
+    net = PositionAutoencoder(12, (4, 4), 2)
+    net.fit([usual])
+    y, rebuilt = net(usual)
+    assert float((y - rebuilt).abs().max()) < 1e-4
+    y, rebuilt = net(usual + torch.randn(40, 12, 4, 4, generator=generator))
+    assert float((y - rebuilt).abs().mean()) > 0.3
+
+
+def test_few_photos_get_a_short_code() -> None:
+    assert [code_size(n) for n in (4, 16, 80, 1000)] == [1, 2, 10, 24]
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
+    rates = [rate(step, 100) for step in range(100)]
+    assert max(rates) == rates[9] or max(rates) == rates[10]
+    assert rates[0] < rates[5] and rates[-1] < 0.01 * max(rates)
+
+
+def test_level_weights_go_where_pasted_defects_show() -> None:
+    rng = np.random.default_rng(0)
+    blind = normalise.Distances(rng.random((20, 4, 4)), rng.random((20, 4, 4)))
+    sharp = normalise.Distances(rng.random((20, 4, 4)), rng.random((20, 4, 4)) + 0.4)
+    levels = (Level("a", "distance", 1, 4, 4, 0.5), Level("b", "distance", 1, 4, 4, 0.5))
+    spec, tried = normalise.choose(levels, (blind, sharp), ScoreSpec(levels, 8, 8, 1.0, 0.1))
+    assert spec.levels[1].weight > spec.levels[0].weight
+    assert max(tried.values()) > tried["position 0.5/0.5"]
+
+
+@pytest.mark.data
+def test_any_timm_folder_is_a_teacher_with_its_own_mean(shared: Path) -> None:
+    teacher = teachers.load(f"local-dir:{shared}/weights/mobilenetv2_100")
+    assert teacher.channels == (32, 96)
+    assert teacher.mean_std == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.data
+def test_torchvision_gives_what_timm_lacks(shared: Path) -> None:
+    weights = shared / "weights" / "squeezenet1_1-torchvision" / "model.safetensors"
+    assert teachers.load(f"torchvision:squeezenet1_1:{weights}").channels == (256, 512)
+
+
+@pytest.mark.data
+def test_the_published_method_trains_and_exports(shared: Path, parts: Path, tmp_path: Path) -> None:
+    names = tuple(f"local-dir:{shared}/weights/{name}" for name in ("mobilenetv2_100", "mobilenetv1_100"))
+    out = train(config(parts, tmp_path / "paper", method="paper", teachers=names, epochs=1))
+    manifest = bundle.load_bundle(out / "bundle")
+    assert [level.kind for level in manifest.score.levels] == ["squared", "cosine", "squared"]
+    assert sum(t.importance[0] for t in manifest.teachers) == pytest.approx(1, abs=1e-5)
