@@ -29,7 +29,7 @@ from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.progress import Progress, silent
 
 MARKER = "demo.json"
-SIZE, EPOCHS = 256, 40
+SIZE, EPOCHS, FALSE_ALARMS = 256, 60, 0.01
 
 
 class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,13 @@ def run(out: Path, progress: Progress = silent, seed: int = 0, epochs: int = EPO
     line.render(out / "line", seed, progress=progress)
     steps.done("render")
     config = TrainConfig(
-        data=str(out / "line"), out=str(out / "run"), preset="offline", size=SIZE, epochs=epochs, seed=seed
+        data=str(out / "line"),
+        out=str(out / "run"),
+        preset="offline",
+        size=SIZE,
+        epochs=epochs,
+        seed=seed,
+        false_alarms=FALSE_ALARMS,
     )
     trained = train.train(config, progress)
     steps.done("train")

@@ -7,7 +7,7 @@ grid position p keeps the mean mu_p of its projected mix y_p and the k leading p
 
 What cannot be rebuilt is anomalous. A linear autoencoder's optimum is this projection (Baldi and Hornik 1989,
 doi:10.1016/0893-6080(89)90014-2), so it is computed, not trained. PaDiM (arXiv:2011.08785) keeps a full covariance a
-position instead: 4 to 6 times the numbers, and less accurate on both data sets of docs/benchmarks.md.
+position instead: four times the numbers, and no better (docs/decisions.md).
 """
 
 from __future__ import annotations
