@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import hypothesis
 import numpy as np
 import pytest
+from photo_tree import write
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -65,3 +67,27 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
     yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """24 good photos, some of them in folders."""
+    for index in range(24):
+        write(tmp_path / "photos" / ("early" if index < 10 else "") / f"{index:02}.png", index)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def mvtec(tmp_path: Path) -> Path:
+    root = tmp_path / "part"
+    for index in range(24):
+        write(root / "train" / "good" / f"{index:03}.png", index)
+    for index in range(3):
+        write(root / "test" / "good" / f"{index:03}.png", 100 + index)
+        write(root / "test" / "crack" / f"{index:03}.png", 200 + index)
+    mask = np.zeros((40, 50), np.uint8)
+    mask[5:9, 7:20] = 255
+    for index in range(2):
+        (root / "ground_truth" / "crack").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "ground_truth" / "crack" / f"{index:03}_mask.png"), mask)
+    return root
