@@ -15,7 +15,8 @@ from mtkd_edge import bundle
 from mtkd_edge.errors import GateError, UsageError
 from mtkd_edge.lab import calibrate, placement
 from mtkd_edge.lab.check_qdq import View, check_qdq
-from mtkd_edge.lab.quantise import activation_scales, quantise, weight_scales
+from mtkd_edge.lab.qdq import activation_scales, weight_scales
+from mtkd_edge.lab.quantise import quantise
 
 FRAMES = tiny.normal_frames(8, seed=3)
 PHOTOS = {f"{i}.png": "0" * 64 for i in range(len(FRAMES))}

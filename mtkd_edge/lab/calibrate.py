@@ -6,7 +6,8 @@ scores lose several AUROC points by it. The result is evidence, small text for `
     calibration/<name>.json      method, versions, sha256 of the graph, range of every tensor, sha256 of every photo
     calibration/<name>.sha256    the photos again, for `sha256sum -c` in their root folder
 
-One pair of frames is in memory at a time. This file knows nothing of where Q/DQ pairs go beyond asking `placement`.
+A few frames are in memory at a time, however many there are. This file knows nothing of where Q/DQ pairs go beyond
+asking `placement`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mtkd_edge import __version__
 from mtkd_edge.bundle import sha256, write_file
 from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.frames import Frame
+from mtkd_edge.lab.correct import Corrections, mean_errors
 from mtkd_edge.lab.placement import candidates
 from mtkd_edge.progress import Progress, silent
 from mtkd_edge.synthetic import paste_defect
@@ -32,6 +34,8 @@ from mtkd_edge.synthetic import paste_defect
 Method = Literal["minmax", "percentile"]
 Range = tuple[float, float]
 FORMAT = 1
+CORRECTED = 16
+"""So many photos, spread over all, are kept in memory and tell the mean errors of the layers."""
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,6 +43,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     `graph`: sha256 of the float features.onnx. `ranges`: tensor -> (lowest, highest). `photos`: path -> sha256.
     `percentile` is 100 for "minmax"; `seed` is that of the pasted defects; `frames` counts both kinds.
+    `corrections`: output of a layer -> what its quantised form lacks on average, by channel (`correct.py`).
     """
 
     format: int = FORMAT
@@ -49,6 +54,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     frames: int
     versions: dict[str, str]
     ranges: dict[str, Range]
+    corrections: Corrections = {}
     photos: dict[str, str]
 
 
@@ -72,13 +78,16 @@ def calibrate(
         raise UsageError(f"the percentile must be between 90 and 100, got {percentile}", "--percentile 99.99")
     kept = 100.0 if method == "minmax" else percentile
     ranges: dict[str, Range] = {}
-    count = 0
+    shown: list[NDArray[np.uint8]] = []
+    count, step = 0, max(1, -(-len(photos) // CORRECTED))
     for count, batch in enumerate(with_defects(frames, seed), start=1):
         if count == 1:
             session, names = probe(graph)
         for name, values in zip(names, session.run(names, {"frames": batch}), strict=True):
             for value in values:
                 ranges[name] = widen(ranges.get(name), value, kept)
+        if count % step == 0:
+            shown.append(batch)
         progress("calibrate", count, len(photos))
     if count != len(photos) or not count:
         raise DataError(f"calibration got {count} frames for {len(photos)} photos", "give it photos of good parts")
@@ -90,6 +99,7 @@ def calibrate(
         frames=2 * count,
         versions={"mtkd-edge": __version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         ranges=ranges,
+        corrections=mean_errors(graph, ranges, shown),
         photos=dict(photos),
     )
 
