@@ -1,4 +1,4 @@
-"""The documents tell the truth: commands exist with their options, links resolve, shell blocks run."""
+"""The documents tell the truth: their commands exist with their options, their links resolve, their blocks run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import factory
 import pytest
+import tiny
 import typer
 
 from mtkd_edge.cli.app import EXIT_CODES, app
@@ -18,6 +20,7 @@ from mtkd_edge.errors import MtkdError
 ROOT = Path(__file__).resolve().parent.parent
 GROUP: Any = typer.main.get_command(app)
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+MARKED = re.compile(r"<!-- executed by tests/test_docs.py -->\n```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMANDS = set(GROUP.commands)
 
 
@@ -67,6 +70,33 @@ def test_readme_and_help_name_every_exit_code_of_the_error_tree() -> None:
     table = {int(code) for code in re.findall(r"^\| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)}
     assert table == codes
     assert {int(code) for code in re.findall(r"(?:^|\s{2})(\d+) [a-z]", EXIT_CODES)} == codes
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the README's reader stands: an engine of ./photos in the MVTec layout, and more good parts."""
+    plant = factory.build(tmp_path_factory.mktemp("workshop"))
+    plant.engine.rename(plant.engine.with_name("photos-cpu"))
+    plant.photos.rename(plant.root / "more-good-parts")
+    factory.write(plant.root / "photos" / "train" / "good", tiny.normal_frames(12, seed=3))
+    factory.write(plant.root / "photos" / "test" / "good", tiny.normal_frames(4, seed=4))
+    plant.bad.rename(plant.root / "photos" / "test" / "blotch")
+    return plant.root
+
+
+def test_the_marked_shell_blocks_of_the_readme_run(workshop: Path) -> None:
+    blocks = MARKED.findall((ROOT / "README.md").read_text())
+    assert len(blocks) >= 3
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for block in blocks:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=workshop,
+            env={"PATH": path, "HOME": str(workshop)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
