@@ -54,14 +54,14 @@ class OpenvinoEngine:
         self._config = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
         if threads:
             self._config["INFERENCE_NUM_THREADS"] = str(threads)
-        self._cache = cache
+        self._cache, self._path = cache, features
         self._requests: dict[int, Any] = {}
         self._features: Any = None
         try:
             self._core = core()
-            self._graph, self._names = read_features(self._core, features)
-            self._model = join(read_features(self._core, features)[0], self._core.read_model(head))
-            _, height, width, _ = self._graph.input(0).partial_shape
+            graph, self._names = read_features(self._core, features)
+            self._model = join(graph, self._core.read_model(head))
+            _, height, width, _ = self._model.input(0).partial_shape
             self._frame = height.get_length(), width.get_length(), 3
             self._request(1)
         except RuntimeError as error:
@@ -80,7 +80,9 @@ class OpenvinoEngine:
         self._check(frames)
         try:
             if self._features is None:
-                self._features = self._core.compile_model(self._graph, "CPU", self._config)
+                # read again: the first copy became a part of the joined model
+                graph, _ = read_features(self._core, self._path)
+                self._features = self._core.compile_model(graph, "CPU", self._config)
             found = self._features(frames)
         except RuntimeError as error:
             raise BackendError(f"OpenVINO refused the features: {words(error)}", HINT) from error
@@ -99,7 +101,7 @@ class OpenvinoEngine:
     def close(self) -> None:
         """Frees the compiled models. Calling it twice is harmless."""
         self._requests.clear()
-        self._features = self._core = self._model = self._graph = None
+        self._features = self._core = self._model = None
 
     def __enter__(self) -> OpenvinoEngine:
         return self
