@@ -39,7 +39,7 @@ Exit codes:
 """
 
 INTERRUPTED = 130
-# the base of what typer raises for a wrong command line: click's class, which newer versions of typer carry inside
+# what typer raises for a wrong command line is a class of the click inside it, which has no public name of its own
 WrongCommandLine: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
