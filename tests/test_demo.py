@@ -62,7 +62,7 @@ def test_an_earlier_demo_is_made_anew(tmp_path: Path) -> None:
 
 def test_a_part_in_the_video_is_called_what_most_of_its_frames_are() -> None:
     parts = (Passing(0, 3, "good"), Passing(4, 7, "hole"), Passing(8, 11, "chip"), Passing(12, 15, "good"))
-    truth = Truth("line.mp4", 10.0, 16, tuple(range(4, 12)), parts)
+    truth = Truth("line.mkv", 10.0, 16, tuple(range(4, 12)), parts)
     assert look.by_part(truth, {4, 5, 6, 8, 9, 13, 14, 15}, 16) == VideoReport(
         frames=16, verdicts=16, parts=4, defective=2, found=1, false_alarms=1
     )

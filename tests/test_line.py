@@ -38,7 +38,7 @@ def truth(root: Path) -> Truth:
 @pytest.fixture(scope="module")
 def video(root: Path) -> np.ndarray:
     """All frames of the video, RGB [n, S, S, 3]."""
-    capture = cv2.VideoCapture(str(root / "line.mp4"))
+    capture = cv2.VideoCapture(str(root / "line.mkv"))
     pictures = []
     while True:
         more, picture = capture.read()

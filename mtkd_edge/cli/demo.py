@@ -59,7 +59,7 @@ def text(report: DemoReport) -> str:
             f"one frame takes {latency.p50:.1f} ms (p99 {latency.p99:.1f} ms) in INT8 on this CPU",
             "",
             f"look at  {report.contact_sheet}",
-            f"then try mtkd-edge watch {report.out}/line/line.mp4 --engine {report.engine} --out {report.out}/overlays",
+            f"then try mtkd-edge watch {report.out}/line/line.mkv --engine {report.engine} --out {report.out}/overlays",
             f"took {sum(report.seconds.values()):.0f} s: "
             + ", ".join(f"{step} {seconds:.0f}" for step, seconds in report.seconds.items()),
         ]

@@ -3,7 +3,7 @@
     <root>/train/good/000.jpg ...                 good parts only
     <root>/test/good|chip|hole|mark|scratch|stain
     <root>/ground_truth/<kind>/<name>_mask.png
-    <root>/line.mp4                               parts that stop under the camera, a few frames each
+    <root>/line.mkv                               parts that stop under the camera, a few frames each
     <root>/line.json                              what is in the video: `Truth`
 
 The same seed gives the same parts. This file knows nothing of training; it stands in for the customer's camera.
@@ -43,7 +43,7 @@ class Passing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Truth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What line.json says of line.mp4; `defective` are the frames, counted from 0, that show a defective part."""
+    """What line.json says of line.mkv; `defective` are the frames, counted from 0, that show a defective part."""
 
     video: str
     fps: float
@@ -106,8 +106,9 @@ def _film(root: Path, seed: int, conveyor: Plane, progress: Progress, done: int,
     rng = np.random.default_rng((seed, 3))
     kinds = ["good"] * (PARTS - 2 * len(line_defects.KINDS)) + 2 * list(line_defects.KINDS)
     rng.shuffle(kinds)
-    path = root / "line.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (SIZE, SIZE))
+    path = root / "line.mkv"
+    # lossless, as a camera delivers: the traces of a codec are no part of what was learned, and score as defects
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), FPS, (SIZE, SIZE))
     if not writer.isOpened():
         raise DataError(f"{path} cannot be written as a video", "check the free space and permissions")
     passing = []

@@ -47,7 +47,7 @@ class Seen:
 
 
 def watch_line(engine: Engine, model: Manifest, threshold: Threshold, out: Path) -> Seen:
-    """Watch <out>/line/test, then <out>/line/line.mp4; the verdicts go to <out>/verdicts/ as well."""
+    """Watch <out>/line/test, then <out>/line/line.mkv; the verdicts go to <out>/verdicts/ as well."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     pictures: dict[str, list[Frame]] = defaultdict(list)
     anomalous: set[int] = set()
@@ -68,7 +68,7 @@ def watch_line(engine: Engine, model: Manifest, threshold: Threshold, out: Path)
         return sum(one.scored + one.invalid for one in done.sources)
 
     watched(out / "line" / "test", "test", photos)
-    verdicts = watched(out / "line" / "line.mp4", "video", frames)
+    verdicts = watched(out / "line" / "line.mkv", "video", frames)
     truth = msgspec.json.decode((out / "line" / "line.json").read_bytes(), type=Truth)
     return Seen({kind: dict(count) for kind, count in counts.items()}, pictures, by_part(truth, anomalous, verdicts))
 

@@ -3,7 +3,7 @@
     <out>/line/                 photos and a video, rendered
     <out>/run/                  trained on line/train/good, with the teachers that ship inside the package
     <out>/engine/               the INT8 engine; <out>/calibration/ is the evidence behind it
-    <out>/verdicts/*.jsonl      what watching line/test and line/line.mp4 gave
+    <out>/verdicts/*.jsonl      what watching line/test and line/line.mkv gave
     <out>/contact-sheet.jpg     overlays, a few of each kind
 
 Offline, on a CPU, in a few minutes. Knows the order of the steps; each step is the same function that a command calls.
@@ -30,8 +30,10 @@ from mtkd_edge.progress import Progress, silent
 
 MARKER = "demo.json"
 GOOD = 240
-"""Photos to train on: fewer hold no part that lies as far off as the most extreme one of the line."""
-SIZE, EPOCHS, FALSE_ALARMS = 256, 15, 0.02
+"""Photos to train on: with fewer, none lies as far off as the most extreme part of the line."""
+FALSE_ALARMS = 0.05
+"""The lowest rate, in round numbers, that the held-out photos of so few guarantee."""
+SIZE, EPOCHS = 256, 30
 
 
 class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
