@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_line_and_another_does_not(short: int, tmp_
     paths = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
     assert len(paths) == 4 + 1 + 2 * len(line_defects.KINDS) + 2
     for path in paths:
-        if path.suffix != ".mp4":  # a video's header may hold the time
+        if path.suffix != ".mkv":  # a video's header may hold the time
             assert (tmp_path / "again" / path).read_bytes() == (tmp_path / "one" / path).read_bytes(), path
             assert (tmp_path / "other" / path).read_bytes() != (tmp_path / "one" / path).read_bytes(), path
 
