@@ -31,18 +31,18 @@ class _Lines:
 
     def __init__(self) -> None:
         self.last = time.monotonic()
-        self.started: dict[str, float] = {}
+        self.started: dict[str, tuple[float, int]] = {}
 
     def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
-        started = self.started.setdefault(step, now)
+        began, first = self.started.setdefault(step, (now, done))
         if done >= total:
             self.started.pop(step)
         elif now - self.last < EVERY_S:
             return
         self.last = now
-        left = f"  {(now - started) / done * (total - done):.0f} s left" if 0 < done < total else ""
-        took = f"  {now - started:.1f} s" if done >= total else ""
+        left = f"  {(now - began) / (done - first) * (total - done):.0f} s left" if first < done < total else ""
+        took = f"  {now - began:.1f} s" if done >= total else ""
         print(f"{step}: {done}/{total}{left}{took}  {note}".rstrip(), file=sys.stderr, flush=True)
 
 
