@@ -38,7 +38,6 @@ Exit codes:
 {EXIT_CODES}
 """
 
-INTERRUPTED = 130
 # what typer raises for a wrong command line is a class of the click inside it, which has no public name of its own
 WrongCommandLine: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -84,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except (typer.Abort, KeyboardInterrupt):
         console.note("interrupted")
-        return INTERRUPTED
+        return console.INTERRUPTED
     except Exception as error:  # noqa: BLE001  the boundary: a fault of ours becomes one line and exit code 1
         if debug:
             traceback.print_exc()

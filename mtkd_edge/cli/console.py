@@ -17,6 +17,8 @@ import msgspec
 _stdout: list[int] = []
 """While a command runs: the descriptor of the real stdout."""
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 BLUE, ORANGE, GREY, BOLD, RED = "34", "38;5;208", "90", "1", "31"
 """Colours that stay apart for colour-blind eyes: normal is blue, anomalous is orange."""
 

@@ -15,7 +15,6 @@ from mtkd_edge.cli.options import FalseAlarms, Json
 from mtkd_edge.errors import UsageError
 from mtkd_edge.lab.config import PRESETS, TrainConfig
 
-INTERRUPTED = 130
 DEFAULT = TrainConfig(data="", out="")
 Data = Annotated[
     Path | None, typer.Argument(metavar="DATA", help="Good photos, or the MVTec AD layout. [default: ./data]")
@@ -98,7 +97,7 @@ def train(
             run = lab.train(config, listener)
     except KeyboardInterrupt:
         console.note(f"stopped, continue with: mtkd-edge train --resume --out {config.out}")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(console.INTERRUPTED) from None
     report(run, as_json=json)
 
 
