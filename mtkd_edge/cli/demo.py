@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mtkd_edge.demo.run import DemoReport
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or that of an earlier demo.")]
-Seed = Annotated[int, typer.Option(metavar="N", help="Another seed, other parts.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Another seed, other parts.")]
 Epochs = Annotated[int | None, typer.Option(metavar="N", help="Train for longer, or less long.")]
 
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("demo", cls=Command, rich_help_panel="Look")(demo)
 
 
-def demo(out: Out = Path("demo-line"), seed: Seed = 0, epochs: Epochs = None, json: Json = False) -> None:
+def demo(out: Out = Path("demo-line"), seed: Seed = None, epochs: Epochs = None, json: Json = False) -> None:
     """See the whole way on parts drawn here, offline:  mtkd-edge demo
 
     \b
@@ -34,8 +34,9 @@ def demo(out: Out = Path("demo-line"), seed: Seed = 0, epochs: Epochs = None, js
     photos and a video.
     """
     with needs("train", "the demo"), progress.shown() as listener:
-        from mtkd_edge.demo.run import EPOCHS, run
+        from mtkd_edge.demo.run import EPOCHS, SEED, run
 
+        seed = SEED if seed is None else seed
         report = run(out, listener, seed, EPOCHS if epochs is None else epochs)
     console.emit(report, text(report), as_json=json)
 
@@ -57,6 +58,7 @@ def text(report: DemoReport) -> str:
             f"video: {video.found} of {video.defective} defective parts found, {video.false_alarms} false alarms on "
             f"{video.parts - video.defective} good ones; {video.verdicts} verdicts for {video.frames} frames",
             f"one frame takes {latency.p50:.1f} ms (p99 {latency.p99:.1f} ms) in INT8 on this CPU",
+            report.caveat,
             "",
             f"look at  {report.contact_sheet}",
             f"then try mtkd-edge watch {report.out}/line/line.mkv --engine {report.engine} --out {report.out}/overlays",
