@@ -36,7 +36,7 @@ class Worse(FakeEngine):
 
 
 def figures(engine: FakeEngine) -> dict[str, float]:
-    return gate.compare(engine, FakeEngine(), GOOD, 0.05)
+    return gate.compare(engine, FakeEngine(), GOOD, 0.05).figures
 
 
 def test_an_engine_is_as_good_as_itself():
@@ -49,7 +49,7 @@ def test_an_engine_is_as_good_as_itself():
 
 def test_at_least_120_frames_have_a_defect_and_every_good_part_equally_many():
     assert figures(FakeEngine())["frames"] == 12 + 120
-    assert gate.compare(FakeEngine(), FakeEngine(), GOOD[:7], 0.05)["frames"] == 7 + 7 * 18
+    assert gate.compare(FakeEngine(), FakeEngine(), GOOD[:7], 0.05).figures["frames"] == 7 + 7 * 18
 
 
 def test_defects_are_the_same_in_every_build():

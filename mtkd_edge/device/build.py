@@ -17,7 +17,7 @@ import msgspec
 
 from mtkd_edge import __version__, bundle, threshold
 from mtkd_edge.bundle import ENGINE, FEATURES, GOLDEN, HEAD, EngineManifest, Manifest
-from mtkd_edge.device import gate, refit
+from mtkd_edge.device import gate
 from mtkd_edge.device.engine import Engine
 from mtkd_edge.device.engines import _trt_driver, open_engine, openvino
 from mtkd_edge.device.targets import Target
@@ -40,11 +40,13 @@ def build_engine(
     calibration: str = "",
     progress: Progress = silent,
     keep_failed: bool = False,
+    layers: str = "",
 ) -> EngineManifest:
     """Write the engine folder `out` from the bundle folder `source` and return its manifest.
 
     `graph`: the quantised or half-precision features.onnx; None means the bundle's own. `held_out`: frames of good
     parts, for gate and threshold. An engine folder at `out` is replaced, anything else there is a UsageError.
+    `layers` says, for people, how much of the graph is quantised; the manifest keeps it.
     `keep_failed` leaves what did not pass the gate in `<out>-failed`, without a manifest, so that nothing loads it.
     Raises GateError with the gate's figures, DataError for too few frames, BackendError, BundleError.
     """
@@ -56,7 +58,8 @@ def build_engine(
         for name, origin in ((FEATURES, graph or source / FEATURES), (HEAD, source / HEAD), (GOLDEN, source / GOLDEN)):
             shutil.copyfile(origin, work / name)
         progress("compile", 0, 1, target.name)
-        manifest = draft(model, target, precision, calibration, compile_plans(work, target, precision))
+        built = compile_plans(work, target, precision) | ({"layers": layers} if layers else {})
+        manifest = draft(model, target, precision, calibration, built)
         progress("compile", 1, 1, target.name)
         manifest = finish(work, source, manifest, target, held_out, false_alarms, progress)
         swap(work, out)
@@ -133,11 +136,10 @@ def finish(
     manifest = msgspec.structs.replace(manifest, files=bundle.seal(work))
     engine, note = runnable(work, manifest)
     with engine, openvino.OpenvinoEngine(source / FEATURES, source / HEAD, name="fp32") as reference:
-        figures = gate.compare(engine, reference, held_out, false_alarms, progress=progress)
-        gate.demand(figures, target.gate, manifest.precision)
-        found = refit.refit(engine, held_out, false_alarms, progress)
-    manifest = msgspec.structs.replace(manifest, gate=figures, built=manifest.built | note)
-    bundle.save(work, manifest, found)
+        compared = gate.compare(engine, reference, held_out, false_alarms, progress=progress)
+    gate.demand(compared.figures, target.gate, manifest.precision)
+    manifest = msgspec.structs.replace(manifest, gate=compared.figures, built=manifest.built | note)
+    bundle.save(work, manifest, compared.threshold)
     return manifest
 
 

@@ -4,7 +4,8 @@ Both engines see held-out photos of good parts and copies of them with synthetic
 
     spearman        rank correlation of the two engines' scores over all these frames
     auroc_drop      how much worse the engine tells defects from good parts (AUROC of the graph minus its own)
-    flips           share of frames with another verdict, each engine with the threshold fitted to itself
+    flips           share of frames with another verdict, each engine with its own threshold (`refit.py`); an engine's
+                    threshold for one half of the frames comes from the other half, so no frame judges itself
     map_error_mean, map_error_max    of the maps, in units of the standard deviation of the graph's scores
     feature_error_<name>             relative L2 error of each output of the feature graph, mean over a few frames
 
@@ -22,12 +23,14 @@ from numpy.typing import NDArray
 
 from mtkd_edge import threshold as thresholds
 from mtkd_edge.device.engine import Engine
+from mtkd_edge.device.refit import carry, refit_beside
 from mtkd_edge.device.targets import Limits
 from mtkd_edge.errors import DataError, GateError
 from mtkd_edge.frames import Frame
 from mtkd_edge.metrics import auroc
 from mtkd_edge.progress import Progress, silent
 from mtkd_edge.synthetic import paste_defect
+from mtkd_edge.threshold import Threshold
 
 DEFECTS = 120
 """At least so many defective frames: with fewer, one frame more or less decides about the limits."""
@@ -46,6 +49,14 @@ class Seen:
     max_errors: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The figures by name, and the threshold the engine shall judge with."""
+
+    figures: dict[str, float]
+    threshold: Threshold
+
+
 def compare(
     engine: Engine,
     reference: Engine,
@@ -53,8 +64,10 @@ def compare(
     false_alarms: float,
     seed: int = 0,
     progress: Progress = silent,
-) -> dict[str, float]:
-    """The figures of the module's docstring. `held_out`: frames of good parts that training never saw.
+) -> Comparison:
+    """The figures of the module's docstring, and the threshold of the engine.
+
+    `held_out`: frames of good parts that training never saw.
 
     Raises DataError without frames, GateError where a score is not finite, and what engines and `threshold.fit` raise.
     """
@@ -71,7 +84,12 @@ def compare(
         seen.mean_errors.append(float(errors.mean()))
         seen.max_errors.append(float(errors.max()))
         progress("gate", len(seen.scores), total)
-    return _figures(seen, len(held_out), false_alarms) | feature_errors(engine, reference, held_out[:SHOWN])
+    scores, peaks = np.array(seen.scores), np.array(seen.peaks)
+    if not (np.isfinite(scores).all() and np.isfinite(peaks).all()):
+        raise GateError("an engine makes scores that are not finite", "build it with --fp32")
+    figures = _figures(seen, scores, peaks, len(held_out), false_alarms)
+    found = refit_beside(scores, peaks, len(held_out), false_alarms, engine.name)
+    return Comparison(figures | feature_errors(engine, reference, held_out[:SHOWN]), found)
 
 
 def feature_errors(engine: Engine, reference: Engine, frames: Sequence[Frame]) -> dict[str, float]:
@@ -135,15 +153,23 @@ def _defective(frames: Sequence[Frame], copies: int, seed: int) -> Iterator[Fram
     return (paste_defect(frame, rng)[0] for _ in range(copies) for frame in frames)
 
 
-def _figures(seen: Seen, good: int, false_alarms: float) -> dict[str, float]:
+def _flips(scores: Values, peaks: Values, good: int, false_alarms: float) -> float:
+    """Share of rows whose verdict differs; the carried threshold is never fitted on the rows it judges."""
+    reference = thresholds.fit(scores[:good, 1], peaks[:good, 1], false_alarms).score
+    own = thresholds.fit(scores[:good, 0], peaks[:good, 0], false_alarms)
+    flipped = np.empty(len(scores), bool)
+    for half in (0, 1):
+        judged = np.arange(len(scores)) % 2 == half
+        level = own.score
+        if own.method != "conformal":
+            level = carry(reference, scores[~judged, 1], scores[~judged, 0], own.score)
+        flipped[judged] = (scores[judged, 0] > level) != (scores[judged, 1] > reference)
+    return float(flipped.mean())
+
+
+def _figures(seen: Seen, scores: Values, peaks: Values, good: int, false_alarms: float) -> dict[str, float]:
     """`good`: how many of the frames, from the first on, show good parts."""
-    scores, peaks = np.array(seen.scores), np.array(seen.peaks)
-    if not (np.isfinite(scores).all() and np.isfinite(peaks).all()):
-        raise GateError("an engine makes scores that are not finite", "build it with --fp32")
     labels = np.arange(len(scores)) >= good
-    alarms = np.empty(scores.shape, bool)
-    for i in range(2):
-        alarms[:, i] = scores[:, i] > thresholds.fit(scores[:good, i], peaks[:good, i], false_alarms).score
     ours, theirs = (auroc(labels, scores[:, i]) for i in range(2))
     assert ours is not None and theirs is not None, "there are good and defective frames"
     spread = max(float(scores[:, 1].std()), 1e-12)
@@ -153,7 +179,7 @@ def _figures(seen: Seen, good: int, false_alarms: float) -> dict[str, float]:
         "auroc": ours,
         "auroc_fp32": theirs,
         "auroc_drop": theirs - ours,
-        "flips": float((alarms[:, 0] != alarms[:, 1]).mean()),
+        "flips": _flips(scores, peaks, good, false_alarms),
         "map_error_mean": float(np.mean(seen.mean_errors)) / spread,
         "map_error_max": float(np.max(seen.max_errors)) / spread,
     }

@@ -1,13 +1,22 @@
-"""The threshold again, from the scores that this engine itself gives to held-out photos of good parts.
+"""The threshold again, for the engine that will judge with it.
 
-A quantised engine has other scores than the graph it came from: a threshold taken over would keep neither the
-false-alarm rate nor the detection rate. Knows engines and thresholds, not files.
+A quantised engine has other scores than the graph it came from: a threshold taken over as it is would keep neither the
+false-alarm rate nor the detection rate. Two ways, by what the number of photos allows:
+
+- Enough photos for the guarantee (`threshold.fit` says "conformal"): the engine's own scores of the held-out photos, by
+  the same rule.
+- Fewer: a tail fit far beyond the data. Two such fits, one an engine, differ by some per cent because of their own
+  noise, and every difference flips verdicts. So the graph's threshold is carried over instead: to the engine's score
+  where the graph's score is the threshold, by a line through the nearest frames that both engines have seen.
+
+Knows engines and thresholds, not files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +27,9 @@ from mtkd_edge.frames import Frame
 from mtkd_edge.progress import Progress, silent
 from mtkd_edge.threshold import Threshold
 
+NEAREST = 0.25
+"""The share of the frames that lies near enough to the threshold to say how the two engines' scores relate there."""
+FEWEST = 16
 Values = NDArray[np.float64]
 
 
@@ -28,6 +40,33 @@ def refit(engine: Engine, frames: Sequence[Frame], false_alarms: float, progress
     """
     scores, peaks = measure(engine, frames, progress)
     return thresholds.fit(scores, peaks, false_alarms, engine.name)
+
+
+def refit_beside(scores: Values, peaks: Values, good: int, false_alarms: float, name: str) -> Threshold:
+    """scores, peaks: [n, 2], engine and reference, the first `good` rows good parts -> threshold.
+
+    Raises what `threshold.fit` raises.
+    """
+    own = thresholds.fit(scores[:good, 0], peaks[:good, 0], false_alarms, name)
+    if own.method == "conformal":
+        return own
+    reference = thresholds.fit(scores[:good, 1], peaks[:good, 1], false_alarms)
+    carried = (
+        carry(reference.score, scores[:, 1], scores[:, 0], own.score),
+        carry(reference.map, peaks[:, 1], peaks[:, 0], own.map),
+    )
+    return msgspec.structs.replace(own, score=carried[0], map=carried[1])
+
+
+def carry(level: float, reference: Values, own: Values, otherwise: float) -> float:
+    """The engine's score where the reference's is `level`; `otherwise` where its scores do not rise with them."""
+    distances = np.abs(reference - level)
+    near = np.argsort(distances, kind="stable")[: max(FEWEST, round(NEAREST * len(distances)))]
+    x, y = reference[near], own[near]
+    if x.std() == 0:
+        return otherwise
+    slope = float(((x - x.mean()) * (y - y.mean())).mean() / x.var())
+    return float(y.mean()) + slope * (level - float(x.mean())) if slope > 0 else otherwise
 
 
 def measure(engine: Engine, frames: Sequence[Frame], progress: Progress = silent) -> tuple[Values, Values]:

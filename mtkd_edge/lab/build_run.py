@@ -22,6 +22,8 @@ from mtkd_edge.progress import Progress, silent
 if TYPE_CHECKING:
     from mtkd_edge.lab.calibrate import Calibration
 
+LIFTED_STRIDES = (4, 8)
+"""How deep the lifting goes where the gate refuses; beyond stride 8 too little would be left in INT8."""
 CALIBRATION_PHOTOS = 128
 """More change the extremes of the ranges no further; they are taken evenly from the photos trained on."""
 
@@ -50,13 +52,16 @@ def build(
     from mtkd_edge.lab.quantise import quantise
 
     found, path = ranges(source, model, listing, evidence, progress)
-    lifts = lifted(source / FEATURES)
+    lifts, weighted = lifted(source / FEATURES)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, FEATURES)
         for i, exclude in enumerate(lifts):
             quantise(source / FEATURES, graph, found, exclude=exclude)
+            kept = f"{weighted - len(exclude)} of {weighted} convolutions in INT8"
             try:
-                return build_engine(source, out, target, precision, graph, list(held_out), rate, path, progress)
+                return build_engine(
+                    source, out, target, precision, graph, list(held_out), rate, path, progress, layers=kept
+                )
             except GateError:
                 if i + 1 == len(lifts):
                     raise
@@ -64,15 +69,19 @@ def build(
     raise AssertionError("the last lift returns or raises")
 
 
-def lifted(graph: Path) -> list[tuple[str, ...]]:
-    """What stays in floating point, try by try: the sensitive layers, then the first stages of every network too."""
+def lifted(graph: Path) -> tuple[list[tuple[str, ...]], int]:
+    """What stays in floating point, try by try: the sensitive layers, then ever more of the first stages.
+
+    Second: how many convolutions there are.
+    """
     import onnx
 
     from mtkd_edge.lab.placement import early, sensitive
 
     model = onnx.load(graph)
     first = sensitive(model)
-    return [first, tuple(dict.fromkeys((*first, *early(model))))]
+    more = [tuple(dict.fromkeys((*first, *early(model, stride)))) for stride in LIFTED_STRIDES]
+    return [first, *more], sum(node.op_type == "Conv" for node in model.graph.node)
 
 
 def photos_of(run: Path) -> Dataset:

@@ -162,8 +162,8 @@ def sensitive(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(found)
 
 
-def early(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the convolutions that work at a quarter of the frame's height or more: a network's first stages.
+def early(model: onnx.ModelProto, stride: int) -> tuple[str, ...]:
+    """Names of the convolutions that work at 1/stride of the frame's height or more: a network's first stages.
 
     Their rounding runs through everything behind them; in ResNet-18 the four of stage one make half of the error.
     """
@@ -174,7 +174,9 @@ def early(model: onnx.ModelProto) -> tuple[str, ...]:
         if len(value.type.tensor_type.shape.dim) == 4
     }
     frame = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    return tuple(n.name for n in model.graph.node if n.op_type == "Conv" and 4 * heights.get(n.output[0], 0) >= frame)
+    return tuple(
+        n.name for n in model.graph.node if n.op_type == "Conv" and stride * heights.get(n.output[0], 0) >= frame
+    )
 
 
 def merge(groups: Iterable[Collection[str]]) -> tuple[frozenset[str], ...]:
