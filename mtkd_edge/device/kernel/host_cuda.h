@@ -1,0 +1,128 @@
+// Just enough CUDA to run score.cu on a CPU, barriers included: every CUDA thread is a fiber with a stack of its own
+// that gives way at __syncthreads(). `schedule` permutes the order in which threads and blocks run, so a missing
+// barrier, or a result that depends on who came first, shows as other bits. What a GPU would punish is an error code:
+// a barrier that only some threads reach, a write beyond the shared memory that was asked for.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <csetjmp>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <ucontext.h>
+#include <vector>
+
+#define __constant__
+#define __device__ static
+#define __global__
+#define __shared__
+#define __launch_bounds__(threads)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+using std::min;
+
+struct uint2 { unsigned x, y; };
+struct uint4 { unsigned x, y, z, w; };
+struct Dim { unsigned x; };
+static Dim threadIdx, blockIdx, blockDim, gridDim;
+
+template <class T> static inline T __ldcs(const T *from) { return *from; }
+static inline float __ldcg(const float *from) { return *from; }
+static inline unsigned __float_as_uint(float value) { unsigned bits; memcpy(&bits, &value, 4); return bits; }
+static inline float __uint_as_float(unsigned bits) { float value; memcpy(&value, &bits, 4); return value; }
+static inline unsigned atomicAdd(unsigned *at, unsigned value) { const unsigned old = *at; *at += value; return old; }
+static inline unsigned atomicInc(unsigned *at, unsigned top) {
+    const unsigned old = *at;
+    *at = old >= top ? 0 : old + 1;
+    return old;
+}
+static inline void __threadfence() {}  // one CPU thread: what it cannot show is said in docs/kernel.md
+
+static inline float half_to_float(unsigned short bits) {
+    const unsigned sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
+    if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | fraction << 13);
+    if (exponent) return __uint_as_float(sign | (exponent + 112) << 23 | fraction << 13);
+    const float tiny = std::ldexp(float(fraction), -24);
+    return sign ? -tiny : tiny;
+}
+
+// ---- fibers
+
+constexpr size_t STACK = 64 << 10, SHARED_FLOATS = 16 << 10;
+alignas(16) float shared[SHARED_FLOATS];
+static jmp_buf scheduler, threads[1024];
+static ucontext_t starting;
+static bool done[1024], begun[1024];
+static unsigned arrived, votes, verdict;
+static void (*body)();
+
+static void fiber() {
+    body();
+    done[threadIdx.x] = true;
+    _longjmp(scheduler, 1);
+}
+
+static inline void __syncthreads() {
+    arrived++;
+    if (!_setjmp(threads[threadIdx.x])) _longjmp(scheduler, 1);
+}
+
+static inline int __syncthreads_or(int vote) {
+    votes |= vote != 0;
+    __syncthreads();
+    return verdict;
+}
+
+static void resume(char *stacks) {
+    if (begun[threadIdx.x]) _longjmp(threads[threadIdx.x], 1);
+    begun[threadIdx.x] = true;
+    getcontext(&starting);
+    starting.uc_stack.ss_sp = stacks + threadIdx.x * STACK;
+    starting.uc_stack.ss_size = STACK;
+    starting.uc_link = nullptr;
+    makecontext(&starting, fiber, 0);
+    setcontext(&starting);
+}
+
+// 0, or 1: only some of the threads reached a barrier
+static int run_block(char *stacks, std::mt19937 *shuffled) {
+    std::vector<unsigned> order(blockDim.x);
+    std::iota(order.begin(), order.end(), 0u);
+    std::fill(done, done + blockDim.x, false);
+    std::fill(begun, begun + blockDim.x, false);
+    for (;;) {
+        if (shuffled) std::shuffle(order.begin(), order.end(), *shuffled);
+        arrived = votes = 0;
+        for (unsigned thread : order) {
+            if (done[thread]) continue;
+            threadIdx.x = thread;
+            if (!_setjmp(scheduler)) resume(stacks);
+        }
+        verdict = votes;
+        if (!arrived) return 0;
+        if (arrived != blockDim.x) return 1;
+    }
+}
+
+// 0; 1: divergent barrier; 2: shared memory overrun; 3: more than this file provides
+static int run_grid(unsigned grid, unsigned block, unsigned shared_bytes, unsigned schedule, void (*kernel)()) {
+    static std::vector<char> stacks;
+    if (block > 1024 || shared_bytes > sizeof shared) return 3;
+    if (stacks.size() < block * STACK) stacks.resize(block * STACK);
+    body = kernel;
+    gridDim.x = grid;
+    blockDim.x = block;
+    std::mt19937 random(schedule);
+    std::vector<unsigned> order(grid);
+    std::iota(order.begin(), order.end(), 0u);
+    if (schedule) std::shuffle(order.begin(), order.end(), random);
+    const float mark = __uint_as_float(0x7fdeadadu);  // a NaN: reading what was never written cannot pass
+    for (unsigned number : order) {
+        std::fill(shared, shared + SHARED_FLOATS, mark);
+        blockIdx.x = number;
+        if (run_block(stacks.data(), schedule ? &random : nullptr)) return 1;
+        for (size_t i = shared_bytes / 4; i < SHARED_FLOATS; i++)
+            if (__float_as_uint(shared[i]) != 0x7fdeadadu) return 2;
+    }
+    return 0;
+}
