@@ -1,4 +1,4 @@
-"""Layout -> the C text that goes before score.cu: every number of the score, as an exact hexadecimal float.
+"""Layout -> the C text that goes before the kernel's: every number of the score, as an exact hexadecimal float.
 
 The tables (center, gain, resampler taps) are constants of the cubin and not buffers of their own: one file is the whole
 scorer, its digest covers every number, and nobody can pair it with another model's tables. They are `__device__`, not
@@ -16,19 +16,21 @@ import numpy as np
 from mtkd_edge.device.kernel.layout import MAX_BLOCK, Layout, bands, statistics
 from mtkd_edge.score import EPSILON
 
-KERNEL = Path(__file__).with_name("score.cu")
+TEXTS = ("words.cuh", "distances.cuh", "map.cuh", "pool.cuh", "score.cu")
+"""The kernel's text, in the order in which its parts are joined: one file for every compiler, nothing to include."""
 KINDS = ("squared", "distance", "cosine")
 TYPES = {"float32": "float", "float16": "unsigned short"}
 FIELDS = (
-    "kind", "channels", "positions", "rows", "entries", "fold", "vector", "lanes", "width", "offset", "statistics",
+    "kind", "channels", "positions", "rows", "entries", "fold", "vector", "lanes", "at_once", "width", "offset", "statistics",
     "by_position", "y_taps", "x_taps", "y_table", "x_table", "column",
 )  # fmt: skip
 """Of `struct Level` in the header; offsets are in elements of the flat tables."""
 
 
 def source(found: Layout) -> str:
-    """The whole kernel: its numbers, then score.cu. The same text for nvcc, NVRTC and the host's compiler."""
-    return header(found) + KERNEL.read_text()
+    """The whole kernel: its numbers, then TEXTS. The same for nvcc, NVRTC and the host's compiler."""
+    folder = Path(__file__).parent
+    return "\n".join([header(found), *((folder / name).read_text() for name in TEXTS)])
 
 
 def header(found: Layout) -> str:
@@ -85,7 +87,7 @@ def _levels(found: Layout, single: list, taps: list) -> Iterable[tuple[int, ...]
     for i, one in enumerate(levels):
         yield (
             KINDS.index(one.level.kind), one.level.channels, one.positions, one.rows, one.entries, one.fold,
-            one.vector, one.lanes, one.level.width, offset[i], start[i], int(len(single[i][0]) > 1),
+            one.vector, one.lanes, one.at_once, one.level.width, offset[i], start[i], int(len(single[i][0]) > 1),
             len(taps[i][0].weights), len(taps[i][1].weights), y_table[i], x_table[i], column[i],
         )  # fmt: skip
 

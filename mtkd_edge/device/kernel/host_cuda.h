@@ -17,7 +17,7 @@
 #define __device__ static
 #define __global__
 #define __shared__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 using std::min;
 

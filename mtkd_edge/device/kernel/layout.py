@@ -23,6 +23,8 @@ LANES = 32
 """Most threads that share the channels of one position; a block must be a multiple of it."""
 CHANNELS_A_LANE = 8
 """A lane gets at least so many channels: as many loads must be in flight to hide the latency of memory."""
+AT_ONCE = 10
+"""Most pairs of loads a thread has in flight: 80 registers. At batch 1 each further round costs a trip to memory."""
 WORD = 16
 """Bytes of the widest load."""
 SIDE = 4
@@ -64,6 +66,12 @@ class LevelLayout:
     def positions(self) -> int:
         """Height times width."""
         return self.level.height * self.level.width
+
+    @property
+    def at_once(self) -> int:
+        """Rows a lane loads before it adds the first: its rows in as few equal rounds as AT_ONCE allows."""
+        each = math.ceil(self.rows / self.lanes)
+        return math.ceil(each / math.ceil(each / AT_ONCE))
 
     @property
     def terms(self) -> int:

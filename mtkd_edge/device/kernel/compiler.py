@@ -1,0 +1,93 @@
+"""Kernel text -> cubin, by the nvcc of this machine or else by NVRTC; kept by the hash of all that decides it.
+
+The text ships, the cubin does not: code of CUDA 13 may not load into a driver of CUDA 12, so it is compiled where it will
+run. Nothing here needs a GPU. Knows nothing of how a cubin is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtkd_edge.bundle import write_file
+from mtkd_edge.device.kernel import nvrtc
+from mtkd_edge.device.kernel.header import source
+from mtkd_edge.device.kernel.layout import Layout
+from mtkd_edge.errors import BackendError
+
+FLAGS = ("-std=c++17", "-fmad=false")
+"""The same bits as the host build: what is fused says fmaf in the text."""
+HINT = "sudo apt-get install nvidia-cuda-toolkit"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """`name` with its version, as "nvcc 13.0.88"; `compile`: text and arch ("sm_87") -> cubin, or BackendError."""
+
+    name: str
+    compile: Callable[[str, str], bytes]
+
+
+def find() -> Compiler | None:
+    """nvcc, else NVRTC, else None. nvcc is looked for on PATH and where the toolkit lives: on a Jetson it is not on PATH."""
+    return find_nvcc() or find_nvrtc()
+
+
+def find_nvcc() -> Compiler | None:
+    """The first nvcc that tells its version."""
+    places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    for found in (shutil.which("nvcc"), *(shutil.which(f"{place}/bin/nvcc") for place in places if place)):
+        if found:
+            told = subprocess.run([found, "--version"], capture_output=True, text=True)
+            if number := re.search(r"V(\d+\.\d+\.\d+)", told.stdout):
+                path = found
+                return Compiler(f"nvcc {number[1]}", lambda text, arch: _run_nvcc(path, text, arch))
+    return None
+
+
+def find_nvrtc() -> Compiler | None:
+    """NVRTC, where the loader finds it."""
+    library = nvrtc.load()
+    if library is None:
+        return None
+    name = f"NVRTC {nvrtc.version(library)}"
+    return Compiler(name, lambda text, arch: nvrtc.compile_text(library, text, [f"-arch={arch}", *FLAGS]))
+
+
+def arch_of(capability: tuple[int, int]) -> str:
+    """(8, 7) -> "sm_87"."""
+    return f"sm_{capability[0]}{capability[1]}"
+
+
+def cubin(found: Layout, arch: str, compiler: Compiler, cache: Path) -> bytes:
+    """The kernel's machine code for one arch, from `cache` where the same text was compiled by the same compiler.
+
+    Raises BackendError with the compiler's words.
+    """
+    text = source(found)
+    key = hashlib.sha256("\0".join([text, arch, compiler.name, *FLAGS]).encode()).hexdigest()[:32]
+    kept = cache / f"score-{arch}-{key}.cubin"
+    if kept.is_file():
+        return kept.read_bytes()
+    made = compiler.compile(text, arch)
+    cache.mkdir(parents=True, exist_ok=True)
+    write_file(kept, made)
+    return made
+
+
+def _run_nvcc(path: str, text: str, arch: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "score.cu").write_text(text)
+        command = [path, "-cubin", f"-arch={arch}", *FLAGS, "-o", "score.cubin", "score.cu"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip()[:2000]
+            raise BackendError(f"nvcc does not compile the scoring kernel: {said}", HINT)
+        return (Path(folder) / "score.cubin").read_bytes()
