@@ -1,7 +1,7 @@
 """Kernel text -> cubin, by the nvcc of this machine or else by NVRTC; kept by the hash of all that decides it.
 
-The text ships, the cubin does not: code of CUDA 13 may not load into a driver of CUDA 12, so it is compiled where it will
-run. Nothing here needs a GPU. Knows nothing of how a cubin is loaded.
+The text ships, the cubin does not: code of CUDA 13 may not load into a driver of CUDA 12, so it is compiled where it
+will run. Nothing here needs a GPU. Knows nothing of how a cubin is loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mtkd_edge.bundle import write_file
@@ -36,19 +37,18 @@ class Compiler:
 
 
 def find() -> Compiler | None:
-    """nvcc, else NVRTC, else None. nvcc is looked for on PATH and where the toolkit lives: on a Jetson it is not on PATH."""
+    """nvcc, else NVRTC, else None. Of the two, nvcc is what the toolkit of the machine was tested with."""
     return find_nvcc() or find_nvrtc()
 
 
 def find_nvcc() -> Compiler | None:
-    """The first nvcc that tells its version."""
+    """The first nvcc that tells its version: on PATH, or where the toolkit lives, which on a Jetson is not on PATH."""
     places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     for found in (shutil.which("nvcc"), *(shutil.which(f"{place}/bin/nvcc") for place in places if place)):
         if found:
             told = subprocess.run([found, "--version"], capture_output=True, text=True)
             if number := re.search(r"V(\d+\.\d+\.\d+)", told.stdout):
-                path = found
-                return Compiler(f"nvcc {number[1]}", lambda text, arch: _run_nvcc(path, text, arch))
+                return Compiler(f"nvcc {number[1]}", partial(_run_nvcc, found))
     return None
 
 

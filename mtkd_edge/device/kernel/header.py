@@ -7,13 +7,15 @@ scorer, its digest covers every number, and nobody can pair it with another mode
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mtkd_edge.device.kernel.layout import MAX_BLOCK, Layout, bands, statistics
+from mtkd_edge.device.kernel.layout import MAX_BLOCK, Band, Layout, Table, bands, statistics
 from mtkd_edge.score import EPSILON
 
 TEXTS = ("words.cuh", "distances.cuh", "map.cuh", "pool.cuh", "score.cu")
@@ -21,8 +23,8 @@ TEXTS = ("words.cuh", "distances.cuh", "map.cuh", "pool.cuh", "score.cu")
 KINDS = ("squared", "distance", "cosine")
 TYPES = {"float32": "float", "float16": "unsigned short"}
 FIELDS = (
-    "kind", "channels", "positions", "rows", "entries", "fold", "vector", "lanes", "at_once", "width", "offset", "statistics",
-    "by_position", "y_taps", "x_taps", "y_table", "x_table", "column",
+    "kind", "channels", "positions", "rows", "entries", "fold", "vector", "lanes", "at_once", "width", "offset",
+    "statistics", "by_position", "y_taps", "x_taps", "y_table", "x_table", "column",
 )  # fmt: skip
 """Of `struct Level` in the header; offsets are in elements of the flat tables."""
 
@@ -36,15 +38,8 @@ def source(found: Layout) -> str:
 def header(found: Layout) -> str:
     """The constants of one kernel."""
     spec = found.spec
-    single = [statistics(level.level) for level in found.levels]
-    taps = [bands(spec, level.level) for level in found.levels]
-    names = "center", "gain", "y_first", "x_first", "y_weight", "x_weight"
-    columns = zip(
-        *((c, g, y.first, x.first, y.weights, x.weights) for (c, g), (y, x) in zip(single, taps, strict=True)),
-        strict=True,
-    )
-    tables = {name: np.concatenate([part.ravel() for part in parts]) for name, parts in zip(names, columns, strict=True)}
-    rows = [dict(zip(FIELDS, values, strict=True)) for values in _levels(found, single, taps)]
+    parts = [Parts(*statistics(level.level), *bands(spec, level.level)) for level in found.levels]
+    levels = [f"{{{', '.join(map(str, values))}}}" for values in _levels(found, parts)]
     constants = {
         "LEVELS": len(found.levels),
         "MAP_H": spec.height,
@@ -56,19 +51,31 @@ def header(found: Layout) -> str:
         "KEEPS_MAP": int(found.keeps_map),
         "MAX_BLOCK": MAX_BLOCK,
     }
-    return "\n".join(
-        [
-            f"#define DIGEST 0x{found.digest()}ULL",
-            f"typedef {TYPES[found.features]} FEATURE;",
-            f"enum Kind {{ {', '.join(kind.upper() for kind in KINDS)} }};",
-            *(f"constexpr int {name} = {value};" for name, value in constants.items()),
-            f"constexpr float EPSILON = {literal(EPSILON)};",
-            f"struct Level {{ int {', '.join(FIELDS)}; }};",
-            f"constexpr Level LEVEL[LEVELS] = {{ {', '.join(_braced(row.values()) for row in rows)} }};",
-            *(_table(name, values) for name, values in tables.items()),
-            "",
-        ]
-    )
+    lines = [
+        f"#define DIGEST 0x{found.digest()}ULL",
+        f"typedef {TYPES[found.features]} FEATURE;",
+        f"enum Kind {{ {', '.join(kind.upper() for kind in KINDS)} }};",
+        *(f"constexpr int {name} = {value};" for name, value in constants.items()),
+        f"constexpr float EPSILON = {literal(EPSILON)};",
+        f"struct Level {{ int {', '.join(FIELDS)}; }};",
+        f"constexpr Level LEVEL[LEVELS] = {{{', '.join(levels)}}};",
+        _floats("center", [part.center for part in parts]),
+        _floats("gain", [part.gain for part in parts]),
+        _whole("y_first", [part.y.first for part in parts]),
+        _whole("x_first", [part.x.first for part in parts]),
+        _floats("y_weight", [part.y.weights for part in parts]),
+        _floats("x_weight", [part.x.weights for part in parts]),
+    ]
+    return "\n".join([*lines, ""])
+
+
+class Parts(NamedTuple):
+    """What one level brings to the tables."""
+
+    center: Table
+    gain: Table
+    y: Band
+    x: Band
 
 
 def literal(value: float) -> str:
@@ -76,19 +83,18 @@ def literal(value: float) -> str:
     return f"{float(np.float32(value)).hex()}f"
 
 
-def _levels(found: Layout, single: list, taps: list) -> Iterable[tuple[int, ...]]:  # type: ignore[type-arg]
+def _levels(found: Layout, parts: Sequence[Parts]) -> Iterator[tuple[int, ...]]:
     """The values of FIELDS, level by level."""
     levels = found.levels
     offset = _starts(level.positions for level in levels)
-    start = _starts(len(center) for center, _ in single)
-    y_table = _starts(y.weights.size for y, _ in taps)
-    x_table = _starts(x.weights.size for _, x in taps)
+    statistic = _starts(part.center.size for part in parts)
+    y_table, x_table = _starts(part.y.weights.size for part in parts), _starts(part.x.weights.size for part in parts)
     column = _starts(level.level.width for level in levels)
-    for i, one in enumerate(levels):
+    for i, (one, part) in enumerate(zip(levels, parts, strict=True)):
         yield (
             KINDS.index(one.level.kind), one.level.channels, one.positions, one.rows, one.entries, one.fold,
-            one.vector, one.lanes, one.at_once, one.level.width, offset[i], start[i], int(len(single[i][0]) > 1),
-            len(taps[i][0].weights), len(taps[i][1].weights), y_table[i], x_table[i], column[i],
+            one.vector, one.lanes, one.at_once, one.level.width, offset[i], statistic[i], int(part.center.size > 1),
+            len(part.y.weights), len(part.x.weights), y_table[i], x_table[i], column[i],
         )  # fmt: skip
 
 
@@ -96,11 +102,11 @@ def _starts(sizes: Iterable[int]) -> list[int]:
     return [0, *accumulate(sizes)]
 
 
-def _braced(values: Iterable[int]) -> str:
-    return f"{{{', '.join(map(str, values))}}}"
+def _floats(name: str, parts: Sequence[Table]) -> str:
+    values = ", ".join(literal(float(value)) for part in parts for value in part.flat)
+    return f"__device__ const float {name}[] = {{{values}}};"
 
 
-def _table(name: str, values: np.ndarray) -> str:  # type: ignore[type-arg]
-    if values.dtype.kind == "f":
-        return f"__device__ const float {name}[] = {{{', '.join(map(literal, values))}}};"
-    return f"__device__ const unsigned short {name}[] = {{{', '.join(map(str, values))}}};"
+def _whole(name: str, parts: Sequence[NDArray[np.int64]]) -> str:
+    values = ", ".join(str(value) for part in parts for value in part)
+    return f"__device__ const unsigned short {name}[] = {{{values}}};"

@@ -18,23 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtkd_edge.device.kernel.header import source
+from mtkd_edge.device.kernel.host_arena import Arena
 from mtkd_edge.device.kernel.layout import BLOCK, Layout
 from mtkd_edge.errors import BackendError
 
 FOLDER = Path(__file__).parent
-FLAGS = ("-O2", "-std=c++17", "-ffp-contract=off", "-march=native", "-fPIC", "-shared", "-Wno-unknown-pragmas")
+FLAGS = ("-O1", "-std=c++17", "-ffp-contract=off", "-march=native", "-fPIC", "-shared", "-Wno-unknown-pragmas")
 """No contraction: an fma is where score.cu says fmaf, as -fmad=false has it on the GPU."""
 PROBLEMS = {
     1: "a barrier was reached by some threads only",
     2: "a block wrote beyond its shared memory",
     3: "more threads or shared memory than the host build has",
+    4: "a load was not aligned",
 }
 Features = Sequence[NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """map [N, H, W] float32, score [N] float32, verdict bits [N] uint32, and the tickets [N] as the launch left them."""
+    """map [N, H, W], score [N], verdict bits [N], and the tickets [N] as the launch left them."""
 
     maps: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -65,7 +67,14 @@ def build(found: Layout, folder: Path, text: str = "") -> Path:
 
 
 def launch(
-    library: ctypes.CDLL, addresses: Sequence[int], arguments: Sequence[Any], grid: int, block: int, shared: int, order: int
+    library: ctypes.CDLL,
+    addresses: Sequence[int],
+    arguments: Sequence[Any],
+    *,
+    grid: int,
+    block: int,
+    shared: int,
+    order: int = 0,
 ) -> None:
     """The kernel on raw addresses: features, then `arguments` as score.cu names them from `distances` on.
 
@@ -102,13 +111,23 @@ def run(
         if array.shape != wanted or array.dtype != np.dtype(found.features):
             raise ValueError(f"level {level.level.name!r} wants {wanted} of {found.features}, got {array.shape}")
     spec = found.spec
-    # what the kernel forgets to write stays NaN
-    distances = np.full((count, found.positions), np.nan, np.float32)
-    maps = np.full((count, spec.height, spec.width), np.nan, np.float32)
-    scores, verdicts = np.full(count, np.nan, np.float32), np.full(count, 0xFFFF, np.uint32)
-    tickets = np.zeros(count, np.uint32)
-    outputs = [array.ctypes.data for array in (distances, tickets, maps, scores, verdicts)]
-    grid = grid or count * found.tiles(block)
-    addresses = [array.ctypes.data for array in arrays]
-    launch(ctypes.CDLL(str(library)), addresses, [*outputs, threshold, count], grid, block, found.shared_bytes, order)
-    return Scored(maps, scores, verdicts, tickets)
+    arena = Arena()
+    addresses = [arena.put(array) for array in arrays]
+    distances = arena.room((count, found.positions))
+    tickets = arena.put(np.zeros(count, np.uint32))
+    maps, scores, verdicts = (arena.room(shape) for shape in ((count, spec.height, spec.width), (count,), (count,)))
+    arguments = [arena.address(at) for at in (distances, tickets, maps, scores, verdicts)]
+    launch(
+        ctypes.CDLL(str(library)),
+        [arena.address(at) for at in addresses],
+        [*arguments, threshold, count],
+        grid=grid or count * found.tiles(block),
+        block=block,
+        shared=found.shared_bytes,
+        order=order,
+    )
+    arena.check()
+    return Scored(
+        arena.take(maps, np.float32), arena.take(scores, np.float32),
+        arena.take(verdicts, np.uint32), arena.take(tickets, np.uint32),
+    )  # fmt: skip

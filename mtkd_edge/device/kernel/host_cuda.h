@@ -1,17 +1,13 @@
 // Just enough CUDA to run score.cu on a CPU, barriers included: every CUDA thread is a fiber with a stack of its own
 // that gives way at __syncthreads(). `schedule` permutes the order in which threads and blocks run, so a missing
 // barrier, or a result that depends on who came first, shows as other bits. What a GPU would punish is an error code:
-// a barrier that only some threads reach, a write beyond the shared memory that was asked for.
+// a barrier that only some threads reach, a write beyond the shared memory that was asked for, a load that is not aligned.
 #pragma once
-#include <algorithm>
-#include <cmath>
-#include <csetjmp>
-#include <cstdint>
-#include <cstring>
-#include <numeric>
-#include <random>
+#include <math.h>  // C's own headers: the tests compile this often, and <random> alone costs as much as the kernel
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
 #include <ucontext.h>
-#include <vector>
 
 #define __constant__
 #define __device__ static
@@ -19,14 +15,21 @@
 #define __shared__
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-using std::min;
+static inline int min(int a, int b) { return a < b ? a : b; }
 
 struct uint2 { unsigned x, y; };
 struct uint4 { unsigned x, y, z, w; };
 struct Dim { unsigned x; };
 static Dim threadIdx, blockIdx, blockDim, gridDim;
 
-template <class T> static inline T __ldcs(const T *from) { return *from; }
+static bool misaligned;
+
+template <class T> static inline T __ldcs(const T *from) {
+    misaligned |= reinterpret_cast<size_t>(from) % sizeof(T) != 0;  // a CPU takes it, a GPU stops
+    T value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
 static inline float __ldcg(const float *from) { return *from; }
 static inline unsigned __float_as_uint(float value) { unsigned bits; memcpy(&bits, &value, 4); return bits; }
 static inline float __uint_as_float(unsigned bits) { float value; memcpy(&value, &bits, 4); return value; }
@@ -42,7 +45,7 @@ static inline float half_to_float(unsigned short bits) {
     const unsigned sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
     if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | fraction << 13);
     if (exponent) return __uint_as_float(sign | (exponent + 112) << 23 | fraction << 13);
-    const float tiny = std::ldexp(float(fraction), -24);
+    const float tiny = ldexpf(float(fraction), -24);
     return sign ? -tiny : tiny;
 }
 
@@ -84,18 +87,29 @@ static void resume(char *stacks) {
     setcontext(&starting);
 }
 
+// The numbers from 0 to count - 1, in another order for every state but 0
+static void deal(unsigned *order, unsigned count, unsigned *state) {
+    for (unsigned i = 0; i < count; i++) order[i] = i;
+    if (!*state) return;
+    for (unsigned i = count - 1; i > 0; i--) {
+        *state = *state * 1664525u + 1013904223u;
+        const unsigned other = (*state >> 8) % (i + 1), kept = order[i];
+        order[i] = order[other];
+        order[other] = kept;
+    }
+}
+
 // 0, or 1: only some of the threads reached a barrier
-static int run_block(char *stacks, std::mt19937 *shuffled) {
-    std::vector<unsigned> order(blockDim.x);
-    std::iota(order.begin(), order.end(), 0u);
-    std::fill(done, done + blockDim.x, false);
-    std::fill(begun, begun + blockDim.x, false);
+static int run_block(char *stacks, unsigned *state) {
+    static unsigned order[1024];
+    memset(done, 0, sizeof done);
+    memset(begun, 0, sizeof begun);
     for (;;) {
-        if (shuffled) std::shuffle(order.begin(), order.end(), *shuffled);
+        deal(order, blockDim.x, state);
         arrived = votes = 0;
-        for (unsigned thread : order) {
-            if (done[thread]) continue;
-            threadIdx.x = thread;
+        for (unsigned i = 0; i < blockDim.x; i++) {
+            if (done[order[i]]) continue;
+            threadIdx.x = order[i];
             if (!_setjmp(scheduler)) resume(stacks);
         }
         verdict = votes;
@@ -104,25 +118,26 @@ static int run_block(char *stacks, std::mt19937 *shuffled) {
     }
 }
 
-// 0; 1: divergent barrier; 2: shared memory overrun; 3: more than this file provides
+// 0; 1: divergent barrier; 2: shared memory overrun; 3: more than this file provides; 4: misaligned load
 static int run_grid(unsigned grid, unsigned block, unsigned shared_bytes, unsigned schedule, void (*kernel)()) {
-    static std::vector<char> stacks;
     if (block > 1024 || shared_bytes > sizeof shared) return 3;
-    if (stacks.size() < block * STACK) stacks.resize(block * STACK);
+    unsigned *order = static_cast<unsigned *>(malloc(grid * sizeof(unsigned))), state = schedule;
+    char *stacks = static_cast<char *>(malloc(block * STACK));
     body = kernel;
     gridDim.x = grid;
     blockDim.x = block;
-    std::mt19937 random(schedule);
-    std::vector<unsigned> order(grid);
-    std::iota(order.begin(), order.end(), 0u);
-    if (schedule) std::shuffle(order.begin(), order.end(), random);
-    const float mark = __uint_as_float(0x7fdeadadu);  // a NaN: reading what was never written cannot pass
-    for (unsigned number : order) {
-        std::fill(shared, shared + SHARED_FLOATS, mark);
-        blockIdx.x = number;
-        if (run_block(stacks.data(), schedule ? &random : nullptr)) return 1;
-        for (size_t i = shared_bytes / 4; i < SHARED_FLOATS; i++)
-            if (__float_as_uint(shared[i]) != 0x7fdeadadu) return 2;
+    deal(order, grid, &state);
+    misaligned = false;
+    int problem = order && stacks ? 0 : 3;
+    for (unsigned number = 0; number < grid && !problem; number++) {
+        // marked with a NaN: reading what was never written cannot pass
+        for (size_t i = 0; i < SHARED_FLOATS; i++) shared[i] = __uint_as_float(0x7fdeadadu);
+        blockIdx.x = order[number];
+        problem = run_block(stacks, &state);
+        for (size_t i = shared_bytes / 4; i < SHARED_FLOATS && !problem; i++)
+            if (__float_as_uint(shared[i]) != 0x7fdeadadu) problem = 2;
     }
-    return 0;
+    free(stacks);
+    free(order);
+    return problem ? problem : misaligned ? 4 : 0;
 }
