@@ -23,13 +23,14 @@ from mtkd_edge.device.kernel.layout import BLOCK, Layout
 from mtkd_edge.errors import BackendError
 
 FOLDER = Path(__file__).parent
-FLAGS = ("-O1", "-std=c++17", "-ffp-contract=off", "-march=native", "-fPIC", "-shared", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++17", "-ffp-contract=off", "-march=native", "-fPIC", "-shared", "-Wno-unknown-pragmas")
 """No contraction: an fma is where score.cu says fmaf, as -fmad=false has it on the GPU."""
 PROBLEMS = {
     1: "a barrier was reached by some threads only",
     2: "a block wrote beyond its shared memory",
     3: "more threads or shared memory than the host build has",
     4: "a load was not aligned",
+    5: "an address belongs to nobody",
 }
 Features = Sequence[NDArray[Any]]
 
@@ -44,18 +45,18 @@ class Scored:
     tickets: NDArray[np.uint32]
 
 
-def build(found: Layout, folder: Path, text: str = "") -> Path:
+def build(found: Layout, folder: Path, text: str = "", optimise: str = "-O1") -> Path:
     """Compile the kernel, or `text` instead of it, as a shared library in `folder`; kept by the hash of its text.
 
     Raises BackendError with the compiler's words, or where there is no g++.
     """
     whole = f'#include "host_cuda.h"\n{text or source(found)}\n#include "host_launch.h"\n'
-    parts = [whole, *FLAGS, *((FOLDER / name).read_text() for name in ("host_cuda.h", "host_launch.h"))]
+    parts = [whole, optimise, *FLAGS, *((FOLDER / name).read_text() for name in ("host_cuda.h", "host_launch.h"))]
     library = folder / f"score-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}.so"
     if library.is_file():
         return library
     temporary = library.with_suffix(".tmp")
-    command = ["g++", *FLAGS, f"-I{FOLDER}", "-x", "c++", "-", "-o", str(temporary)]
+    command = ["g++", optimise, *FLAGS, f"-I{FOLDER}", "-x", "c++", "-", "-o", str(temporary)]
     try:
         done = subprocess.run(command, input=whole, capture_output=True, text=True)
     except OSError as error:

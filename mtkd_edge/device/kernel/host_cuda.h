@@ -1,10 +1,11 @@
 // Just enough CUDA to run score.cu on a CPU, barriers included: every CUDA thread is a fiber with a stack of its own
 // that gives way at __syncthreads(). `schedule` permutes the order in which threads and blocks run, so a missing
 // barrier, or a result that depends on who came first, shows as other bits. What a GPU would punish is an error code:
-// a barrier that only some threads reach, a write beyond the shared memory that was asked for, a load that is not aligned.
+// a barrier that only some threads reach, a write beyond the shared memory that was asked for, a load that is not aligned, an address that is nobody's.
 #pragma once
 #include <math.h>  // C's own headers: the tests compile this often, and <random> alone costs as much as the kernel
 #include <setjmp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <ucontext.h>
@@ -53,7 +54,7 @@ static inline float half_to_float(unsigned short bits) {
 
 constexpr size_t STACK = 64 << 10, SHARED_FLOATS = 16 << 10;
 alignas(16) float shared[SHARED_FLOATS];
-static jmp_buf scheduler, threads[1024];
+static jmp_buf scheduler, wild, threads[1024];
 static ucontext_t starting;
 static bool done[1024], begun[1024];
 static unsigned arrived, votes, verdict;
@@ -118,7 +119,9 @@ static int run_block(char *stacks, unsigned *state) {
     }
 }
 
-// 0; 1: divergent barrier; 2: shared memory overrun; 3: more than this file provides; 4: misaligned load
+static void on_wild_access(int) { _longjmp(wild, 1); }
+
+// 0; 1: divergent barrier; 2: shared memory overrun; 3: more than this file provides; 4: misaligned load; 5: wild access
 static int run_grid(unsigned grid, unsigned block, unsigned shared_bytes, unsigned schedule, void (*kernel)()) {
     if (block > 1024 || shared_bytes > sizeof shared) return 3;
     unsigned *order = static_cast<unsigned *>(malloc(grid * sizeof(unsigned))), state = schedule;
@@ -128,7 +131,12 @@ static int run_grid(unsigned grid, unsigned block, unsigned shared_bytes, unsign
     blockDim.x = block;
     deal(order, grid, &state);
     misaligned = false;
-    int problem = order && stacks ? 0 : 3;
+    volatile int problem = order && stacks ? 0 : 3;
+    struct sigaction ours = {}, theirs;
+    ours.sa_handler = on_wild_access;
+    ours.sa_flags = SA_NODEFER;
+    sigaction(SIGSEGV, &ours, &theirs);
+    if (_setjmp(wild)) problem = 5;
     for (unsigned number = 0; number < grid && !problem; number++) {
         // marked with a NaN: reading what was never written cannot pass
         for (size_t i = 0; i < SHARED_FLOATS; i++) shared[i] = __uint_as_float(0x7fdeadadu);
@@ -137,6 +145,7 @@ static int run_grid(unsigned grid, unsigned block, unsigned shared_bytes, unsign
         for (size_t i = shared_bytes / 4; i < SHARED_FLOATS && !problem; i++)
             if (__float_as_uint(shared[i]) != 0x7fdeadadu) problem = 2;
     }
+    sigaction(SIGSEGV, &theirs, nullptr);
     free(stacks);
     free(order);
     return problem ? problem : misaligned ? 4 : 0;
