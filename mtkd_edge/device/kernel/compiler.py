@@ -42,14 +42,20 @@ def find() -> Compiler | None:
 
 
 def find_nvcc() -> Compiler | None:
-    """The first nvcc that tells its version: on PATH, or where the toolkit lives, which on a Jetson is not on PATH."""
+    """The first nvcc that tells its version."""
+    path = nvcc_path()
+    if path is None:
+        return None
+    told = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    number = re.search(r"V(\d+\.\d+\.\d+)", told)
+    return Compiler(f"nvcc {number[1]}", partial(_run_nvcc, path)) if number else None
+
+
+def nvcc_path() -> str | None:
+    """nvcc on PATH, or where the toolkit lives: on a Jetson it is not on PATH."""
     places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    for found in (shutil.which("nvcc"), *(shutil.which(f"{place}/bin/nvcc") for place in places if place)):
-        if found:
-            told = subprocess.run([found, "--version"], capture_output=True, text=True)
-            if number := re.search(r"V(\d+\.\d+\.\d+)", told.stdout):
-                return Compiler(f"nvcc {number[1]}", partial(_run_nvcc, found))
-    return None
+    found = (shutil.which("nvcc"), *(shutil.which(f"{place}/bin/nvcc") for place in places if place))
+    return next((path for path in found if path), None)
 
 
 def find_nvrtc() -> Compiler | None:
@@ -82,12 +88,41 @@ def cubin(found: Layout, arch: str, compiler: Compiler, cache: Path) -> bytes:
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What ptxas says a thread takes: registers, bytes of stack, bytes that registers were spilled to."""
+
+    registers: int
+    stack: int
+    spilled: int
+
+
+def resources(found: Layout, arch: str) -> Resources | None:
+    """Compile once more and ask ptxas; None without nvcc. Raises BackendError where ptxas speaks another language."""
+    path = nvcc_path()
+    if path is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        said = _run(path, Path(folder), source(found), arch, "-Xptxas=-v")
+    numbers = [re.search(rf"(\d+) bytes {what}", said) for what in ("stack frame", "spill stores", "spill loads")]
+    registers = re.search(r"Used (\d+) registers", said)
+    if registers is None or None in numbers:
+        raise BackendError(f"ptxas does not tell what the kernel takes: {said[:2000]}")
+    stack, stored, loaded = (int(number[1]) for number in numbers if number)
+    return Resources(int(registers[1]), stack, stored + loaded)
+
+
 def _run_nvcc(path: str, text: str, arch: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "score.cu").write_text(text)
-        command = [path, "-cubin", f"-arch={arch}", *FLAGS, "-o", "score.cubin", "score.cu"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip()[:2000]
-            raise BackendError(f"nvcc does not compile the scoring kernel: {said}", HINT)
+        _run(path, Path(folder), text, arch)
         return (Path(folder) / "score.cubin").read_bytes()
+
+
+def _run(path: str, folder: Path, text: str, arch: str, *more: str) -> str:
+    """nvcc's words about a compilation that succeeded; score.cubin is then in the folder."""
+    (folder / "score.cu").write_text(text)
+    command = [path, "-cubin", f"-arch={arch}", *FLAGS, *more, "-o", "score.cubin", "score.cu"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise BackendError(f"nvcc does not compile the scoring kernel: {(done.stderr or done.stdout)[:2000]}", HINT)
+    return done.stdout + done.stderr
