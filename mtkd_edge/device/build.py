@@ -59,6 +59,7 @@ def build_engine(
             shutil.copyfile(origin, work / name)
         progress("compile", 0, 1, target.name)
         built = compile_plans(work, target, precision) | ({"layers": layers} if layers else {})
+        built |= compile_kernel(work, target, model)
         manifest = draft(model, target, precision, calibration, built)
         progress("compile", 1, 1, target.name)
         manifest = finish(work, source, manifest, target, held_out, false_alarms, progress)
@@ -103,6 +104,15 @@ def compile_plans(work: Path, target: Target, precision: Precision) -> dict[str,
     from mtkd_edge.device.engines import tensorrt_rtx
 
     return tensorrt_rtx.build(work, target, precision)
+
+
+def compile_kernel(work: Path, target: Target, model: Manifest) -> dict[str, str]:
+    """The fused scoring kernel for targets of NVIDIA, and what the manifest says of it."""
+    if target.backend == "openvino":
+        return {}
+    from mtkd_edge.device.kernel import build as kernels
+
+    return kernels.build(work, model.score, _trt_driver.find_or_none())
 
 
 def draft(
