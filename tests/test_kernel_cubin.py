@@ -33,7 +33,7 @@ PAPER = layout.layout(
          Level("c", "squared", 3, 64, 64, 1.0)), 16, 16, 0.0, 1.0,
     ), "float16",
 )  # fmt: skip
-EVERY = [(found, arch) for found in (DEFAULT, PAPER) for arch in ARCHES]
+EVERY = [*((DEFAULT, arch) for arch in ARCHES), *((PAPER, arch) for arch in ("sm_75", "sm_87", "sm_110"))]
 
 
 def needed(found: object, what: str) -> None:
@@ -59,8 +59,7 @@ def cubins(nvcc: Compiler, tmp_path_factory: pytest.TempPathFactory) -> dict[tup
     return {(found.features, arch): Cubin(data) for (found, arch), data in zip(EVERY, made, strict=True)}
 
 
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("found", [DEFAULT, PAPER], ids=["default", "paper"])
+@pytest.mark.parametrize(("found", "arch"), EVERY, ids=lambda value: str(getattr(value, "features", value)))
 def test_a_cubin_is_for_its_arch_and_holds_the_kernel_and_its_digest(cubins, found, arch):
     cubin = cubins[found.features, arch]
     assert (cubin.machine, f"sm_{cubin.arch}") == (CUDA_MACHINE, arch)
@@ -69,8 +68,9 @@ def test_a_cubin_is_for_its_arch_and_holds_the_kernel_and_its_digest(cubins, fou
     assert ".text.score" in {section.name for section in cubin.sections}
 
 
-@pytest.mark.parametrize("arch", ["sm_75", "sm_87", "sm_110"])
-@pytest.mark.parametrize("found", [DEFAULT, PAPER], ids=["default", "paper"])
+@pytest.mark.parametrize(
+    ("found", "arch"), [(DEFAULT, "sm_75"), (DEFAULT, "sm_87"), (PAPER, "sm_90"), (PAPER, "sm_110")]
+)
 def test_nothing_is_spilled_and_two_blocks_fit_a_multiprocessor(nvcc, found, arch):
     taken = compiler.resources(found, arch)
     assert (taken.stack, taken.spilled) == (0, 0)

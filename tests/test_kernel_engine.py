@@ -17,6 +17,7 @@ import tiny
 from trt_double import Cuda, Tensorrt
 
 from mtkd_edge import bundle
+from mtkd_edge.cli import look
 from mtkd_edge.device import bench
 from mtkd_edge.device.engine import EngineOptions
 from mtkd_edge.device.engines import _cuda, _trt_build, _trt_driver, open_engine, tensorrt
@@ -103,6 +104,11 @@ def test_bench_shows_the_score_apart(opened):
         row = bench.bench(engine, FRAMES.shape[1:], (2,), 0.0)[0]
     assert list(row.stages) == ["upload", "features", "score", "download"]
     assert all(stage.p50 >= 0 for stage in row.stages.values())
+    head, line = look.speeds([row])
+    assert head[-4:] == ("upload", "features", "score", "download")
+    assert line[-2] == f"{row.stages['score'].p50:.3f}"
+    whole = look.speeds([msgspec.structs.replace(row, stages={"infer": row.call})])
+    assert whole[0] == ("batch", "p50 ms", "p90 ms", "p99 ms", "frames/s"), "one stage is the call itself"
 
 
 def test_everything_is_freed_once_in_its_context(opened, cuda):

@@ -110,7 +110,7 @@ MUTANTS = {
     "ticket never wraps": ("atomicInc(ticket, tiles - 1)", "atomicInc(ticket, tiles)"),
     "first tile completes": ("*turn == unsigned(tiles) - 1", "*turn == 0"),
     "one ticket for all": ("completes(tickets + image,", "completes(tickets,"),
-    "ticket unread": ("    }\n    __syncthreads();\n    const bool last", "    }\n    const bool last"),
+    "ticket unread": ("    }\n    __syncthreads();\n    return *turn", "    }\n    return *turn"),
     "scratch of image 0": ("distances + size_t(image) * POSITIONS", "distances"),
     "map of image 0": ("map + size_t(image) * PIXELS", "map"),
     "NaN is pooled": ("bad ? __uint_as_float(0x7fc00000u) :", ""),
@@ -123,7 +123,11 @@ MUTANTS = {
     "the next tile comes too early": ("        }\n        __syncthreads();  // the next tile",
                                      "        }\n        // "),
 }  # fmt: skip
-BEYOND_THE_HOST = ("__threadfence();  // ... and", "if (last) __threadfence();", "    __syncthreads();  // the block's")
+BEYOND_THE_HOST = (
+    "__threadfence();  // ... before",
+    "__threadfence();  // and those",
+    "    __syncthreads();  // the block's",
+)
 """Lines that order memory between blocks: the host runs one block at a time, so there they change nothing."""
 LAUNCHES = [{}, {"order": 1, "block": 64}, {"order": 2, "grid": 1}, {"order": 3, "grid": 2, "block": 32}]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import tempfile
+import threading
 import time
 from types import SimpleNamespace
 
@@ -31,11 +32,22 @@ class Cuda:
         pass
 
     def __init__(self) -> None:
-        self.stack: list[object] = []
+        self.stacks = threading.local()
+        self.lock = threading.Lock()
         self.alive = 0
         self.most = 0
         self.fail = ""
         self.memory: dict[int, int] = {}
+
+    @property
+    def stack(self) -> list[object]:
+        """Contexts of this thread."""
+        return self.stacks.__dict__.setdefault("stack", [])
+
+    def count(self, change: int) -> None:
+        with self.lock:
+            self.alive += change
+            self.most = max(self.most, self.alive)
 
     def need_context(self) -> None:
         assert self.stack, "no currently active context?"
@@ -60,8 +72,7 @@ class Cuda:
 
     def mem_alloc(self, size: int) -> Allocation:
         self.need_context()
-        self.alive += 1
-        self.most = max(self.most, self.alive)
+        self.count(1)
         return Allocation(self, size)
 
     def memset_d32(self, target: Allocation, value: int, count: int) -> None:
@@ -94,6 +105,22 @@ class Cuda:
         assert source.nbytes <= target.size, "copy beyond the allocation"
         ctypes.memmove(int(target), source.ctypes.data, source.nbytes)
 
+    def memcpy_htod(self, target: Allocation, source: np.ndarray) -> None:
+        self.memcpy_htod_async(target, source, SimpleNamespace(handle=7))
+
+    def memcpy_dtod(self, target: Allocation, source: int, size: int) -> None:
+        self.need_context()
+        assert size <= min(target.size, self.memory[int(source)]), "copy beyond the allocation"
+        ctypes.memmove(int(target), int(source), size)
+
+    def memcpy_dtod_async(self, target: Allocation, source: Allocation, size: int, stream: SimpleNamespace) -> None:
+        assert stream.handle == 7
+        self.memcpy_dtod(target, int(source), size)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        self.need_context()
+        return (1 << 30) - sum(self.memory.values()), 1 << 30
+
     def memcpy_dtoh(self, target: np.ndarray, source: Allocation | int) -> None:
         self.need_context()
         assert target.flags.c_contiguous
@@ -121,7 +148,7 @@ class Allocation:
         assert self.memory is not None, "freed twice"
         del self.cuda.memory[int(self)]
         self.memory = None
-        self.cuda.alive -= 1
+        self.cuda.count(-1)
 
 
 class Module:
@@ -133,7 +160,7 @@ class Module:
             file.write(data)
             file.flush()
             self.library = ctypes.CDLL(file.name)
-        cuda.alive += 1
+        cuda.count(1)
 
     def get_global(self, name: str) -> tuple[int, int]:
         address = ctypes.addressof(ctypes.c_ulonglong.in_dll(self.library, name))
@@ -154,6 +181,8 @@ class Module:
         self.cuda.need_context()
         assert stream.handle == 7
         struct.pack(self.form, *arguments)  # as pycuda does: the number and the types must fit
+        if not self.form:
+            return self.library.empty()
         pointers = self.form.count("P")
         assert all(address in self.cuda.memory for address in arguments[:pointers]), "a pointer to no allocation"
         rows = {"grid": grid[0], "block": block[0], "shared": shared_size}
@@ -164,7 +193,7 @@ class Module:
             raise self.cuda.Error(error.message) from error
 
     def __del__(self) -> None:
-        self.cuda.alive -= 1
+        self.cuda.count(-1)
         assert self.cuda.stack, "a module is unloaded without its context"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ PROBLEMS = {
     5: "an address belongs to nobody",
 }
 Features = Sequence[NDArray[Any]]
+_ONE_AT_A_TIME = threading.Lock()
+"""The host build keeps its fibers and its signal handler in static memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,9 @@ def launch(
     kinds = [ctypes.c_void_p] * 5 + [ctypes.c_double, ctypes.c_int]
     values = [kind(value) for kind, value in zip(kinds, arguments, strict=True)]
     sizes = [ctypes.c_uint(number) for number in (grid, block, shared, order)]
-    if code := library.launch(features, *values, *sizes):
+    with _ONE_AT_A_TIME:
+        code = library.launch(features, *values, *sizes)
+    if code:
         raise BackendError(f"the host build of the kernel stopped: {PROBLEMS[code]}")
 
 

@@ -13,17 +13,17 @@ extern "C" {
 __constant__ unsigned long long spec_digest = DIGEST;  // the loader refuses a kernel made for another spec
 }
 
-// True in the block that completes the image. The counter wraps to 0, ready for the next launch.
+// True in the block that completes the image. The counter wraps to 0, ready for the next launch. One thread orders
+// memory for its block: barrier, fence, ticket, fence, barrier, as a barrier of the whole grid would.
 __device__ inline bool completes(unsigned *ticket, int tiles, unsigned *turn) {
     __syncthreads();  // the block's distances are written ...
     if (threadIdx.x == 0) {
-        __threadfence();  // ... and seen by all others before the ticket is
+        __threadfence();  // ... before its ticket is drawn,
         *turn = atomicInc(ticket, tiles - 1);
+        __threadfence();  // and those of earlier tickets are read after it
     }
     __syncthreads();
-    const bool last = *turn == unsigned(tiles) - 1;
-    if (last) __threadfence();
-    return last;
+    return *turn == unsigned(tiles) - 1;
 }
 
 // features.student[I], features.reference[I]: [batch, C, h, w] of FEATURE. distances: scratch [batch, POSITIONS].
