@@ -7,6 +7,7 @@
       golden.npz                   golden.npz         frames and what the reference made of them
       threshold.json               threshold.json     sealed by itself, so that it can be changed without a rebuild
                                    plan.*             the target's own compiled form, where it has one
+                                   score.*.cubin      the scoring kernel for one GPU generation, where there is one
 
 A manifest is strict: an unknown key, a missing file, one flipped byte or another format version is a BundleError.
 Nothing here is a pickle. This file knows the names and the hashes, not what is in the graphs.

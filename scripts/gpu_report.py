@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_checks
+import gpu_frame
 import gpu_rivals
 import gpu_speed
 from gpu_cases import CASES, DEFAULT, PAPER
@@ -119,6 +120,7 @@ def measured(device: _cuda.Device, compile_kernel: Compile, **options: Any) -> R
     ]
     reason = gpu_rivals.missing()
     report["rivals"] = skipped(reason) if reason else gpu_rivals.compare(device, compile_kernel, DEFAULT)
+    report["frame"] = skipped(reason) if reason else gpu_frame.frame_rows(device, compile_kernel)
     return report
 
 
@@ -135,7 +137,9 @@ def on_host(folder: Path, only: str) -> Report:
     report: Report = {"gpu": "none", "checks": checked(HostRunner(folder), None, folder, only)}
     for name in ("digest", "failed launch", "threads", "leaks", "memcheck", "racecheck", "clean exit"):
         report["checks"][name] = skipped("no GPU")
-    return report | {name: skipped("no GPU") for name in ("empty_launch", "default", "paper", "blocks", "rivals")}
+    return report | {
+        name: skipped("no GPU") for name in ("empty_launch", "default", "paper", "blocks", "rivals", "frame")
+    }
 
 
 def markdown(report: Report) -> str:
@@ -144,7 +148,8 @@ def markdown(report: Report) -> str:
     lines += table([{"check": name, **row} for name, row in report["checks"].items()])
     titles: dict[str, str] = {
         "empty_launch": "An empty launch", "default": "Default method", "paper": "Paper's method",
-        "blocks": "Block sizes", "rivals": "The same score by others", "resources": "What a thread takes",
+        "blocks": "Block sizes", "rivals": "The same score by others",
+        "frame": "A whole frame, a network in torch standing in", "resources": "What a thread takes",
     }  # fmt: skip
     if "copy_gb_per_s" in report:
         lines += ["", f"Copy bandwidth {report['copy_gb_per_s']:.0f} GB/s, read and written counted."]

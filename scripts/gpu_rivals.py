@@ -67,7 +67,7 @@ def compare_batch(
             scores["kernel"] = session.results().scores
         for name, module in (("eager", head), ("compiled", torch.compile(head))):
             scores[name] = module(*tensors)[1].cpu().numpy()
-            times[name] = timed(partial(module, *tensors), torch.cuda.current_stream())
+            times[name] = timed(partial(module, *tensors), cuda_of_torch().current_stream())
     try:
         scores["onnx"], times["onnx"] = onnx_head(head, tensors, spec)
     except (ImportError, RuntimeError) as error:
@@ -124,5 +124,5 @@ def onnx_head(head: Any, tensors: Sequence[Any], spec: ScoreSpec) -> tuple[Any, 
     for name in ("map", "score"):
         binding.bind_output(name, "cuda")
     # it works on a stream of its own, so a call is waited for
-    waited = timed(lambda: session.run_with_iobinding(binding), torch.cuda.current_stream())
+    waited = timed(lambda: session.run_with_iobinding(binding), cuda_of_torch().current_stream())
     return binding.copy_outputs_to_cpu()[1], waited

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=2 python scripts/head_share.py engines/NAME-cpu --threads 2
 
-Runs are interleaved, so that what disturbs one disturbs all. The share is that of the head as a model of its own: by the
-fastest run of each, and by the median of the processor time, which does not count what other programs take.
+Runs are interleaved, so that what disturbs one disturbs all. The share is that of the head as a model of its own: by
+the fastest run of each, and by the median of the processor time, which does not count what other programs take.
 """
 
 from __future__ import annotations

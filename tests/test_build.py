@@ -208,6 +208,7 @@ def test_a_plan_built_without_a_gpu_says_that_it_has_not_run(source, int8, tmp_p
     assert {"plan.features", "plan.head"} <= manifest.files.keys()
     assert "the plan itself has not run" in manifest.built["gate"]
     assert manifest.built["gpu"] == "none"
+    assert manifest.built["scorer"] == "plan.head: no GPU here to compile the kernel for"
     with pytest.raises(BackendError, match="no NVIDIA driver"):
         engines.load(tmp_path / "engine")
 

@@ -6,7 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 import gpu_cases  # noqa: E402 - the scripts are no package
 import gpu_checks  # noqa: E402
+import gpu_frame  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_rivals  # noqa: E402
 import gpu_speed  # noqa: E402
@@ -155,3 +159,59 @@ def test_rivals_that_cannot_run_are_named():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU: scripts/gpu_report.py compares for real")
     assert "sees no GPU" in gpu_rivals.missing()
+
+
+@pytest.fixture
+def torch_on_the_double(gpu, monkeypatch):
+    """torch's tensors stay on this CPU, and the kernel takes their addresses as it would on a GPU."""
+    torch = pytest.importorskip("torch")
+    double, _, _ = gpu
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: object) -> None:
+            self.at = time.perf_counter()
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, other: Event) -> float:
+            return (other.at - self.at) * 1e3
+
+    class Anywhere(dict):
+        def __contains__(self, address: object) -> bool:
+            return True
+
+    stream = SimpleNamespace(handle=7)
+    fake = SimpleNamespace(
+        Event=Event, stream=lambda _: nullcontext(), ExternalStream=lambda handle: stream, current_stream=lambda: stream
+    )
+    for module in (gpu_rivals, gpu_frame):
+        monkeypatch.setattr(module, "cuda_of_torch", lambda: fake)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor, **_: tensor)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+    double.memory = Anywhere(double.memory)
+    return gpu
+
+
+def test_rivals_are_timed_on_the_same_tensors_and_must_agree(torch_on_the_double, monkeypatch):
+    _, device, compile_kernel = torch_on_the_double
+    (row,) = gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
+    assert {"kernel_us", "eager_us", "compiled_us", "eager_ratio", "compiled_ratio"} <= row.keys()
+    assert row["eager_ratio"] == pytest.approx(row["eager_us"] / row["kernel_us"])
+    assert "no CUDA provider" in row["onnx"]
+    monkeypatch.setattr("torch.compile", lambda module: lambda *maps: (None, module(*maps)[1] + 0.1))
+    with pytest.raises(ValueError, match="compiled computes another score"):
+        gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
+
+
+def test_a_whole_frame_is_timed_by_stage_with_both_scorers(torch_on_the_double):
+    double, device, compile_kernel = torch_on_the_double
+    for scorer in ("kernel", "torch head"):
+        row = gpu_frame.frame_row(device, compile_kernel, 1, scorer, 2)
+        assert list(row) == ["batch", "scorer", "upload_ms", "features_ms", "score_ms", "download_ms", "call_ms"]
+        assert row["call_ms"] >= row["features_ms"] > 0
+    assert double.alive == 0
