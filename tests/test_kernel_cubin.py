@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import struct
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from cubin import CUDA_MACHINE, Cubin
 
-from mtkd_edge.device.kernel import compiler, header, layout, nvrtc
+from mtkd_edge.device.kernel import compiler, header, launcher, layout, nvrtc
 from mtkd_edge.device.kernel.compiler import Compiler
 from mtkd_edge.errors import BackendError
 from mtkd_edge.score import Level, ScoreSpec
@@ -82,13 +84,32 @@ def wide_loads(text: str) -> int:
     return len(re.findall(r"ld\.global\.cs\.v4|LDG\.E\.EF\.128", text))
 
 
+def assembly(found: layout.Layout, folder: Path) -> str:
+    """PTX, which needs no disassembler."""
+    (folder / "score.cu").write_text(header.source(found))
+    command = [compiler.nvcc_path(), "-ptx", "-arch=sm_87", *compiler.FLAGS, "score.cu", "-o", "score.ptx"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return (folder / "score.ptx").read_text()
+
+
+def test_memory_between_blocks_is_ordered_and_arguments_are_those_of_the_launcher(nvcc, tmp_path):
+    """What no run on a CPU can show: barrier, fence, ticket, fence, barrier; and the bytes that pycuda packs."""
+    text = assembly(DEFAULT, tmp_path)
+    steps = re.findall(r"(bar(?:rier)?)\.sync|(membar|fence)\.|(atom\.global\.inc)", text)
+    order = ["".join("fence" if word == "membar" else word for word in step) for step in steps]
+    at = order.index("atom.global.inc")
+    assert order[at - 2 : at + 3] == ["bar", "fence", "atom.global.inc", "fence", "bar"]
+    kinds = re.findall(
+        r"\.param (?:\.align 8 )?\.(\w+) score_param_\d+(?:\[(\d+)\])?,?\n", text[: text.index("maxntid")]
+    )
+    assert kinds[0] == ("b8", str(struct.calcsize("P" * 2 * len(DEFAULT.levels))))
+    letters = {"u64": "P", "f64": "d", "u32": "i"}
+    assert "".join(letters[kind] for kind, _ in kinds[1:]) == launcher.ARGUMENTS
+
+
 @pytest.mark.parametrize("found", [DEFAULT, PAPER], ids=["default", "paper"])
 def test_features_are_read_16_bytes_at_a_time_and_all_before_the_first_is_used(nvcc, found, tmp_path):
-    """In the portable assembly, which needs no disassembler."""
-    (tmp_path / "score.cu").write_text(header.source(found))
-    command = [compiler.nvcc_path(), "-ptx", "-arch=sm_87", *compiler.FLAGS, "score.cu", "-o", "score.ptx"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    text = (tmp_path / "score.ptx").read_text()
+    text = assembly(found, tmp_path)
     assert wide_loads(text) == sum(2 * one.at_once for one in found.levels)
     assert len(re.findall(r"ld\.global\.cs(?!\.v4)", text)) == 0
     assert "ld.local" not in text

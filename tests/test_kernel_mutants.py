@@ -70,7 +70,7 @@ MUTANTS = {
     # map.cuh
     "rows of level 0": ("y_first[I * MAP_H + y]", "y_first[y]"),
     "weights of level 0": ("y_weight[L.y_table +", "y_weight["),
-    "next tap in the row": ("from + k * L.width)", "from + k)"),
+    "next tap in the row": ("from[k * L.width]", "from[k]"),
     "all bands at the top": ("y = top + i / L.width", "y = i / L.width"),
     "columns of level 0": ("x_first[I * MAP_W + x]", "x_first[x]"),
     "x weights transposed": ("x_weight[L.x_table + k * MAP_W + x]", "x_weight[L.x_table + x * L.x_taps + k]"),
@@ -81,7 +81,7 @@ MUTANTS = {
                                   "blend_rows<0>(distances, top, rows);"),
     "no barrier before the next band": ("        }\n        __syncthreads();\n    }\n    return bad;",
                                         "        }\n    }\n    return bad;"),
-    "unread positions may be NaN": ("bad |= !finite(__ldcg(distances + i))", "bad |= 0"),
+    "unread positions may be NaN": ("bad |= !finite(distances[i])", "bad |= 0"),
     "a row is made once only": ("y = i / MAP_W * SIDE", "y = i / MAP_W"),
     "rows below the map": ("side < SIDE && top + y + side < MAP_H", "side < SIDE"),
     # pool.cuh

@@ -31,7 +31,6 @@ template <class T> static inline T __ldcs(const T *from) {
     memcpy(&value, from, sizeof value);
     return value;
 }
-static inline float __ldcg(const float *from) { return *from; }
 static inline unsigned __float_as_uint(float value) { unsigned bits; memcpy(&bits, &value, 4); return bits; }
 static inline float __uint_as_float(unsigned bits) { float value; memcpy(&value, &bits, 4); return value; }
 static inline unsigned atomicAdd(unsigned *at, unsigned value) { const unsigned old = *at; *at += value; return old; }

@@ -14,7 +14,7 @@ template <int I> __device__ inline void blend_rows(const float *distances, int t
             float sum = 0.f;
             #pragma unroll
             for (int k = 0; k < L.y_taps; k++)
-                sum = fmaf(y_weight[L.y_table + k * MAP_H + y], __ldcg(from + k * L.width), sum);
+                sum = fmaf(y_weight[L.y_table + k * MAP_H + y], from[k * L.width], sum);
             rows[L.column * BAND + i] = sum;
         }
         blend_rows<I + 1>(distances, top, rows);
@@ -42,8 +42,9 @@ template <int I> __device__ inline void blend_columns(const float *rows, int y, 
 // The image's map, in bands of rows that fit into shared memory. Returns whether this thread met NaN or infinity.
 __device__ inline int resample(const float *distances, float *map, float *kept, float *rows) {
     int bad = 0;
-    // all of them: a down-sampled map does not look at every position
-    for (int i = threadIdx.x; i < POSITIONS; i += blockDim.x) bad |= !finite(__ldcg(distances + i));
+    // all of them: a down-sampled map does not look at every position. It also brings them into the L1 cache, where the
+    // taps then find them.
+    for (int i = threadIdx.x; i < POSITIONS; i += blockDim.x) bad |= !finite(distances[i]);
     for (int top = 0; top < MAP_H; top += BAND) {
         blend_rows<0>(distances, top, rows);
         __syncthreads();
