@@ -1,7 +1,7 @@
 """The CUDA text on a CPU: compiled by g++ behind `host_cuda.h`, called through ctypes.
 
 It is the referee where there is no GPU (tests) and where there is one (`scripts/gpu_report.py` asks for the same bits),
-not a way to score on a line: OpenVINO is faster. Knows nothing of pycuda.
+not a way to score on a line. Knows nothing of pycuda.
 """
 
 from __future__ import annotations
