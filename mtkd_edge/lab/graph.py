@@ -6,29 +6,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from mtkd_edge.lab.mix import Mix
-from mtkd_edge.lab.subspace import PositionAutoencoder
 from mtkd_edge.score import EPSILON, ScoreSpec, resampler
 
 
 class MapFeatures(nn.Module):
-    """Frames uint8 [N, H, W, 3] -> students then references of the levels `deviation` and `reconstruction`."""
+    """Frames uint8 [N, H, W, 3] -> students, then references: the level `deviation`, then one an autoencoder.
 
-    def __init__(self, mix: Mix, student: nn.Module, autoencoder: PositionAutoencoder, factors: Tensor) -> None:
+    A graph that leaves the lab has one autoencoder. While it is being chosen, all of them look at the same mix.
+    """
+
+    def __init__(self, mix: Mix, student: nn.Module, autoencoders: Sequence[nn.Module], factors: Tensor) -> None:
         super().__init__()
-        self.mix, self.student, self.autoencoder = mix, student, autoencoder
+        self.mix, self.student, self.autoencoders = mix, student, nn.ModuleList(autoencoders)
         self.factors: Tensor
         self.register_buffer("factors", factors.view(1, -1, 1, 1))
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """student_deviation, student_reconstruction, reference_deviation, reference_reconstruction."""
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """The student's prediction, the reconstructions, the mix, and what was to be reconstructed."""
         pixels = frames.permute(0, 3, 1, 2).float()
         mix = self.mix(pixels) * self.factors
-        projected, rebuilt = self.autoencoder(mix)
-        return self.student(pixels) * self.factors, rebuilt, mix, projected
+        wanted, rebuilt = zip(*(autoencoder(mix) for autoencoder in self.autoencoders), strict=True)
+        return self.student(pixels) * self.factors, *rebuilt, mix, *wanted
 
 
 class ScoreHead(nn.Module):
