@@ -211,14 +211,14 @@ def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
     assert rates[0] < rates[5] and rates[-1] < 0.01 * max(rates)
 
 
-def choice(deviation: float, position: float, codebook: float) -> normalise.Choice:
+def choice(deviation: float, codebook: float, position: float) -> normalise.Choice:
     """What is chosen where defects raise the three distances by so much."""
     rng = np.random.default_rng(0)
-    names = ("deviation", "position", "codebook")
+    names = ("deviation", "codebook", "position")
     levels = tuple(Level(name, "distance", 1, 4, 4, 0.5) for name in names)
     found = [
         normalise.Distances(rng.random((30, 4, 4)), rng.random((30, 4, 4)) + rise)
-        for rise in (deviation, position, codebook)
+        for rise in (deviation, codebook, position)
     ]
     return normalise.choose(levels, found, ScoreSpec(levels, 8, 8, 1.0, 0.1))
 
@@ -228,16 +228,16 @@ def test_level_weights_go_where_pasted_defects_show() -> None:
     deviation, reconstruction = found.score.levels
     assert (deviation.name, reconstruction.name) == ("deviation", "reconstruction")
     assert reconstruction.weight > deviation.weight > 0
-    assert found.tried[found.name] == max(found.tried.values()) > found.tried["position, by position, 0.5/0.5"]
+    assert found.tried[found.name] == max(found.tried.values()) > found.tried["codebook, as a whole, 0.5/0.5"]
 
 
 def test_the_autoencoder_that_shows_pasted_defects_is_kept() -> None:
-    assert choice(0.0, 0.05, 0.4).autoencoder == "codebook"
-    assert choice(0.0, 0.4, 0.05).autoencoder == "position"
+    assert choice(0.0, 0.05, 0.4).autoencoder == "position"
+    assert choice(0.0, 0.4, 0.05).autoencoder == "codebook"
 
 
 def test_where_nothing_is_better_the_first_choice_stays() -> None:
-    assert choice(2.0, 2.0, 2.0).name == "position, by position, 0.5/0.5"
+    assert choice(2.0, 2.0, 2.0).name == "codebook, as a whole, 0.5/0.5"
 
 
 @pytest.mark.data

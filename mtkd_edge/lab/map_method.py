@@ -33,8 +33,8 @@ from mtkd_edge.synthetic import paste_defect
 STEPS = 500
 ALIGNED_ON = 64
 """Photos that set the alignment: each gives a thousand positions, more change nothing."""
-PASTED = 3
-"""Defects pasted on each tune photo, one a copy."""
+PASTED = 120
+"""Copies of tune photos with a pasted defect, at least: with fewer, one copy more or less decides."""
 SIGMA, POOL = 1.0, 0.02
 Frames = NDArray[np.uint8]
 History = list[dict[str, float]]
@@ -115,14 +115,14 @@ def train(
 def _autoencoders(
     batches: Batches, grid: tuple[int, int], seed: int
 ) -> dict[str, PositionAutoencoder | CodebookAutoencoder]:
-    """Both kinds, fitted in the same space."""
+    """Both kinds, fitted in the same space; the first is kept where the second is not clearly better."""
     project = projection(batches)
     rows = projected(project, batches)
-    position = PositionAutoencoder(project, grid, code_size(rows.shape[1]))
-    position.fit(rows)
     codebook = CodebookAutoencoder(project, rows.shape[0] * rows.shape[1])
     codebook.fit(rows, seed)
-    return {"position": position, "codebook": codebook}
+    position = PositionAutoencoder(project, grid, code_size(rows.shape[1]))
+    position.fit(rows)
+    return {"codebook": codebook, "position": position}
 
 
 def _grid(blocks: Tensor) -> tuple[int, int]:
@@ -149,7 +149,8 @@ def _choose(
     levels = tuple(Level(name, "distance", c, height, width, 0.5) for name, c in channels.items())
     shape = ScoreSpec(levels, 2 * height, 2 * width, SIGMA, POOL)
     rng = np.random.default_rng(seed)
-    pasted = np.stack([paste_defect(frame, rng)[0] for frame in tune for _ in range(PASTED)])
+    copies = -(-PASTED // len(tune))
+    pasted = np.stack([paste_defect(frame, rng)[0] for frame in tune for _ in range(copies)])
 
     def measured(frames: Frames, step: str) -> list[normalise.Maps]:
         parts = []

@@ -3,7 +3,7 @@
 No anomalous photo has any part in this. Center and scale of each level's distance come from the `tune` photos, a number
 a position, smoothed and drawn towards the whole level's as photos get fewer. Which autoencoder is kept, the weights of
 the two levels, and whether positions help at all: what best ranks defects pasted on the same photos. The first choice
-(the autoencoder by position, with equal weights) wins a tie.
+wins a tie: the first autoencoder, equal weights, and one number a level, which suits parts that do not lie alike.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def choose(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec
 
     The score keeps the first and one of the others, which is then called "reconstruction".
     """
-    options = [Option(*o) for o in product(range(1, len(levels)), (True, False), SHARES)]
+    options = [Option(*o) for o in product(range(1, len(levels)), (False, True), SHARES)]
     specs = [_candidate(levels, found, shape, option) for option in options]
     reached = [_rank(spec, [found[0], found[o.rebuilt]]) for spec, o in zip(specs, options, strict=True)]
     best = max(range(len(specs)), key=lambda i: (reached[i], -i))
