@@ -15,6 +15,14 @@ from mtkd_edge.lab.mix import Mix
 from mtkd_edge.score import EPSILON, ScoreSpec, resampler
 
 
+def nchw(frames: Tensor) -> Tensor:
+    """Frames uint8 [N, H, W, 3] -> float [N, 3, H, W] in 0..255, the first nodes of every graph that leaves the lab.
+
+    The cast comes first: TensorRT takes uint8 as a network's input and for nothing else, not even a transposition.
+    """
+    return frames.float().permute(0, 3, 1, 2)
+
+
 class MapFeatures(nn.Module):
     """Frames uint8 [N, H, W, 3] -> students, then references: the level `deviation`, then one an autoencoder.
 
@@ -29,7 +37,7 @@ class MapFeatures(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """The student's prediction, the reconstructions, the mix, and what was to be reconstructed."""
-        pixels = frames.permute(0, 3, 1, 2).float()
+        pixels = nchw(frames)
         mix = self.mix(pixels) * self.factors
         wanted, rebuilt = zip(*(autoencoder(mix) for autoencoder in self.autoencoders), strict=True)
         return self.student(pixels) * self.factors, *rebuilt, mix, *wanted
