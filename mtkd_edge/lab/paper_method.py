@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mtkd_edge.lab import checkpoint, normalise
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.export import feature_names, run_torch
+from mtkd_edge.lab.graph import nchw
 from mtkd_edge.lab.logits import LogitStudent, load_logits
 from mtkd_edge.lab.map_method import Frames, History, Inputs, Trained, pixels_of
 from mtkd_edge.lab.teachers import Teacher
@@ -83,7 +84,7 @@ class PaperFeatures(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """student_ and reference_ of `logits`, `direction` and `reconstruction`."""
-        pixels = frames.permute(0, 3, 1, 2).float()
+        pixels = nchw(frames)
         logits = torch.stack([teacher(pixels)[0] for teacher in self.teachers], 1)
         reference = self.nets.mix((logits - self.mean) / self.std)
         seen = self.nets.student(pixels)
