@@ -182,8 +182,11 @@ def main() -> None:
         if given.host:
             report = on_host(Path(folder), given.only)
         else:
-            gpu = _trt_driver.find()
-            report = on_gpu(_cuda.Device(), gpu, Path(folder), given.only)
+            try:
+                gpu, device = _trt_driver.find(), _cuda.Device()
+            except MtkdError as error:
+                sys.exit(f"error: {error}\n  without a GPU: --host")
+            report = on_gpu(device, gpu, Path(folder), given.only)
     report["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
     if not given.only:
         report["resources"] = resources() or skipped("no nvcc")

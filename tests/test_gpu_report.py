@@ -18,6 +18,7 @@ from trt_double import Cuda
 from mtkd_edge.device.engines import _cuda
 from mtkd_edge.device.kernel import host
 from mtkd_edge.device.kernel.layout import layout
+from mtkd_edge.errors import BackendError
 
 if shutil.which("g++") is None:
     pytest.skip("the kernel's text needs a compiler: g++", allow_module_level=True)
@@ -152,6 +153,16 @@ def test_a_check_that_fails_ends_the_script_with_1(tmp_path, monkeypatch, small)
         gpu_report.main()
     assert ended.value.code == 1
     assert json.loads((tmp_path / "report.json").read_text())["checks"]["verdict bits"]["state"] == "FAILED"
+
+
+def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
+    def none(index: int = 0) -> None:
+        raise BackendError("there is no NVIDIA driver")
+
+    monkeypatch.setattr(gpu_report._trt_driver, "find", none)
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"no NVIDIA driver\n  without a GPU: --host"):
+        gpu_report.main()
 
 
 def test_rivals_that_cannot_run_are_named():
