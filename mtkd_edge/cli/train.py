@@ -46,9 +46,7 @@ Weights = Annotated[
     Literal["learned", "equal"] | None,
     typer.Option(help="Importance weights of the published method. [default: learned]"),
 ]
-Terms = Annotated[
-    str | None, typer.Option(metavar="R1,R2,R3", help="How its three terms count, each normalised. [default: 1,1,1]")
-]
+Terms = Annotated[str | None, typer.Option(metavar="R1,R2,R3", help="How much its three terms count. [default: 1,1,1]")]
 TeacherInput = Annotated[
     Literal["own", "published"] | None,
     typer.Option(help="Its teachers' mean and deviation: their own, or 0.5 as published. [default: own]"),

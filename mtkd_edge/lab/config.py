@@ -22,7 +22,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Sizes are in pixels. `teachers` empty means those of the preset; `epochs` None means the method's own number.
 
     `student` empty becomes the method's own. The last three are for `method` "paper" alone: importance weights learned
-    or equal; r1, r2, r3 of the normalised terms; what the teachers are fed with (`logits.load_logits`). Written to
+    or equal; r1, r2, r3 of its three terms; what the teachers are fed with (`logits.load_logits`). Written to
     `config.json` of the run; a resumed run must have the same one.
     """
 

@@ -6,10 +6,9 @@ rebuilds the photo from it, and the student learns the mix:
     z_k = (T_k(x) - mu_k) / sigma_k      z_T = sum_k softmax(a)_k z_k
     training   `paper_loop`              score   `paper_terms`
 
-Three differences, each for a reason: every teacher gets its own mean and deviation (the authors feed all with 0.5:
-`teacher_input="published"`); the frame is one whole photo (their 25 crops of MVTec AD and their choice of epoch and of
-r by test labels belong to `mtkd-edge benchmark`); and the three terms are normalised on normal photos before they are
-mixed, because as they come one of them drowns the others.
+Two differences, each for a reason: every teacher gets its own mean and deviation (the authors feed all with 0.5:
+`teacher_input="published"`), and the frame is one whole photo (their 25 crops of MVTec AD and their choice of epoch and
+of r by test labels belong to `mtkd-edge benchmark`).
 """
 
 from __future__ import annotations
@@ -141,20 +140,14 @@ def all_logits(teachers: list[Teacher], frames: Frames, batch: int, device: torc
 
 
 def _score(features: PaperFeatures, tune: Frames, config: TrainConfig) -> ScoreSpec:
-    """r1, r2, r3 of the normalised terms; each student's sum then divided by its own deviation on the normals."""
+    """r1, r2, r3 times the terms; the sum of each student divided by its deviation on good photos: all count alike."""
     students = student_names(config.student)
     bare = levels(students, len(features.teachers), config.size)
     # the map is as large as the photo: then its mean is the mean over the pixels, as published
     shape = ScoreSpec(bare, config.size, config.size, 0.0, 1.0)
     maps = normalise.distances(bare, run_torch(features, tune, feature_names(shape)))
-    terms = np.stack([found.mean((1, 2)) for found in maps], 1)
-    center, scale = terms.mean(0), np.maximum(terms.std(0), paper_terms.SMALLEST)
-    each = len(bare) // len(students)
-    r = np.tile(config.terms if len(features.teachers) else 1.0, len(students))
-    sums = (((terms - center) / scale) * r).reshape(len(terms), len(students), each).sum(2)
-    weights = r / np.repeat(np.maximum(sums.std(0), paper_terms.SMALLEST), each)
-    filled = [
-        msgspec.structs.replace(level, weight=float(w), center=(float(c),), scale=(float(s),))
-        for level, w, c, s in zip(bare, weights, center, scale, strict=True)
-    ]
+    terms = np.stack([found.mean((1, 2)) for found in maps], 1).reshape(len(tune), len(students), -1)
+    r = np.asarray(config.terms if len(features.teachers) else paper_terms.RECONSTRUCTION[-1:])
+    weights = r / np.maximum((terms @ r).std(0), paper_terms.SMALLEST)[:, None]
+    filled = [msgspec.structs.replace(level, weight=float(w)) for level, w in zip(bare, weights.flat, strict=True)]
     return msgspec.structs.replace(shape, levels=tuple(filled))

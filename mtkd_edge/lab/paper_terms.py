@@ -7,11 +7,11 @@ Of a crop x, with z_T the teachers' mix, z_S a student and D the decoder (Ma et 
     reconstruction   mean (D(z_S) - x)^2
     score            r1 logits + r2 direction + r3 reconstruction      the score of a photo is that of its worst crop
 
-`honest` looks at good photos only: each term is centred and scaled by what it is on good photos that nobody trained
-on, r is fixed beforehand, and the score of each student is normalised in the same way before they are summed.
+`honest` takes the formula as it stands with r fixed beforehand, and looks at good photos only: of several students each
+is centred and scaled by what it gives on good photos that nobody trained on, before they are summed.
 
-`oracle` is what the authors' code does: terms as they are, the epoch and the r of 66 that reach the best AUROC on the
-test labels, and several students' scores scaled by their extremes on the test photos. It is an upper bound.
+`oracle` is what the authors' code does: the epoch and the r of 66 that reach the best AUROC on the test labels, and
+several students' scores scaled by their extremes on the test photos. It is an upper bound.
 """
 
 from __future__ import annotations
@@ -66,21 +66,13 @@ def _terms(nets: Networks, pixels: Tensor, z: Tensor, student: nn.Module) -> Ten
 
 def honest(terms: Terms, normal: Terms, r: Mix) -> NDArray[np.float64]:
     """Scores [photos]. `normal` holds the terms of good photos that nobody trained on."""
-    center, scale = _statistics(normal)
-    by_student = _photo_scores((terms - center) / scale, r)
-    center, scale = _statistics(_photo_scores((normal - center) / scale, r))
-    return np.asarray(((by_student - center) / scale).sum(1))
+    usual = _photo_scores(normal, r)
+    return np.asarray(((_photo_scores(terms, r) - usual.mean(0)) / np.maximum(usual.std(0), SMALLEST)).sum(1))
 
 
 def _photo_scores(terms: Terms, r: Mix) -> NDArray[np.float64]:
     """[photos, students]: the worst crop of each."""
     return np.asarray((terms @ np.asarray(r)).max(1))
-
-
-def _statistics(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation of each student (and term), over photos and crops."""
-    over = tuple(range(values.ndim - 2)) if values.ndim == 4 else (0,)
-    return values.mean(over), np.maximum(values.std(over), SMALLEST)
 
 
 class Selected(NamedTuple):
