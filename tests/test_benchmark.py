@@ -226,8 +226,12 @@ def test_without_a_teacher_the_reconstruction_judges(parts: Path, tmp_path: Path
 def test_data_that_is_not_there_is_named(parts: Path, names: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no category"):
         one(paper("folder", tmp_path, names, **CROPS), "disc", tmp_path / "out")
+    shutil.copytree(parts / "disc" / "train", tmp_path / "bolt" / "train")
+    factory.write(tmp_path / "bolt" / "test" / "good", tiny.normal_frames(3))
+    with pytest.raises(DataError, match="wanted good and others"):
+        one(paper("folder", tmp_path, names, **CROPS), "bolt", tmp_path / "out-2")
     with pytest.raises(UsageError, match="choose from coin, disc"):
-        one(paper("folder", parts, names, **CROPS), "bolt", tmp_path / "out")
+        one(paper("folder", parts, names, **CROPS), "bolt", tmp_path / "out-3")
 
 
 def test_the_command_runs_map_on_cifar10_and_prints_one_object(
@@ -241,6 +245,17 @@ def test_the_command_runs_map_on_cifar10_and_prints_one_object(
     assert (outcome["category"], outcome["photos"]["anomalous"]) == ("airplane", 6)
     assert 0 <= outcome["image_auroc"] <= 1 and len(outcome["importance"]) == 3
     assert said == json.loads((tmp_path / "out" / "benchmark.json").read_text())
+
+
+def test_a_stopped_benchmark_says_how_to_go_on(
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mtkd_edge.lab.benchmark.run.run", stopped)
+    assert app.run(["benchmark", "cifar10", str(cifar), "--out", str(tmp_path / "out")]) == 130
+    assert "the same command goes on from here" in capfd.readouterr().err
 
 
 def test_an_oracle_of_map_ends_with_2(cifar: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -227,6 +227,12 @@ def test_without_a_teacher_there_is_one_student() -> None:
         paper_method.check_students(("none",), "multi")
 
 
+def test_a_vgg_on_small_frames_is_refused_before_it_is_trained() -> None:
+    paper_method.check_vgg(("resnet152", "vgg19"), 224)
+    with pytest.raises(UsageError, match="vgg19 cannot be exported for frames of 192 pixels"):
+        paper_method.check_vgg(("resnet152", "vgg19"), 192)
+
+
 def test_networks_that_no_onnx_file_can_hold_are_refused() -> None:
     with torch.device("meta"):
         huge = torch.nn.Linear(30_000, 20_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,7 @@ from mtkd_edge.cli.extras import needs
 from mtkd_edge.cli.groups import Command
 from mtkd_edge.cli.options import Json
 from mtkd_edge.cli.train import Device, TeacherInput, Teachers, Terms, chosen
-from mtkd_edge.lab.benchmark.settings import complete, variants
+from mtkd_edge.lab.benchmark.settings import Settings, Variant, complete, variants
 
 SuiteArgument = Annotated[
     Literal["mvtec", "cifar10", "folder"],
@@ -105,9 +106,20 @@ def benchmark(
     rows = variants(settings, ablate)
     names = tuple(filter(None, (categories or "").split(",")))
     folder = out or Path("benchmarks") / f"{suite}-{method}-{settings.protocol}"
+    report(settings, rows, names, seeds, folder, as_json=json)
+
+
+def report(
+    settings: Settings, rows: Sequence[Variant], names: Sequence[str], seeds: int, folder: Path, *, as_json: bool
+) -> None:
+    """Run what is missing and say what all of it found."""
     with needs("train", "benchmark"):
         from mtkd_edge.lab.benchmark.run import run
-    with progress.shown() as listener:
-        report = run(settings, rows, names, seeds, folder, listener)
-    console.emit(report, (folder / "benchmark.md").read_text().rstrip(), as_json=json)
+    try:
+        with progress.shown() as listener:
+            found = run(settings, rows, names, seeds, folder, listener)
+    except KeyboardInterrupt:
+        console.note("stopped, the same command goes on from here")
+        raise typer.Exit(console.INTERRUPTED) from None
+    console.emit(found, (folder / "benchmark.md").read_text().rstrip(), as_json=as_json)
     console.note(f"{folder}/benchmark.md and benchmark.json are written")

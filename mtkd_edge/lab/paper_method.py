@@ -25,7 +25,7 @@ from mtkd_edge.errors import UsageError
 from mtkd_edge.lab import normalise, paper_terms
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.export import feature_names, run_torch
-from mtkd_edge.lab.logits import CLASSES, TeacherInput, is_none, load_logits, student_names
+from mtkd_edge.lab.logits import CLASSES, TeacherInput, is_none, load_logits, short_name, student_names
 from mtkd_edge.lab.map_method import Frames, Inputs, Trained, pixels_of
 from mtkd_edge.lab.paper_loop import Epochs, distil, whole
 from mtkd_edge.lab.paper_nets import Networks, Standard, logits_of, unit
@@ -34,6 +34,7 @@ from mtkd_edge.progress import Progress
 from mtkd_edge.score import Level, ScoreSpec
 
 EPOCHS = 50
+VGG_SIDE = 224
 LARGEST = 2_000_000_000
 """Bytes of an ONNX file: protobuf ends at 2 GiB."""
 
@@ -90,9 +91,10 @@ def train(
 ) -> Trained:
     """The whole method on whole photos; `found` is filled with the teachers.
 
-    Raises UsageError for teachers without logits, an unknown student, and networks that no ONNX file can hold.
+    Raises UsageError for teachers without logits, an unknown student, and networks that cannot be exported.
     """
     check_students(config.teacher_names(), config.student)
+    check_vgg((*config.teacher_names(), *student_names(config.student)), config.size)
     found += load_teachers(config.teacher_names(), config.teacher_input, device, progress)
     torch.manual_seed(config.seed)
     nets = Networks(len(found), student_names(config.student), config.size, config.weights == "learned").to(device)
@@ -112,6 +114,13 @@ def check_students(teachers: tuple[str, ...], student: str) -> None:
     """Raises UsageError for several students without a teacher: each would need a decoder of its own."""
     if is_none(teachers) and len(student_names(student)) > 1:
         raise UsageError(f"without a teacher there is one student, got {student!r}", "--student resnet18")
+
+
+def check_vgg(names: tuple[str, ...], side: int) -> None:
+    """Raises UsageError for a VGG on small frames: it pools them to 7 x 7 cells in a way that ONNX does not have."""
+    small = [name for name in names if short_name(name).startswith("vgg")] if side < VGG_SIDE else []
+    if small:
+        raise UsageError(f"{small[0]} cannot be exported for frames of {side} pixels", f"--size {VGG_SIDE}")
 
 
 def mixed(device: torch.device) -> bool:

@@ -101,8 +101,12 @@ class Folders:
     def task(self, name: str, settings: Settings, progress: Progress) -> Task:
         """Photos resized to the settings' size; which side a good photo falls on, `dataset.scan` says."""
         listing = dataset.scan(self.folder(name, settings, Path()), progress)
-        if not listing.test:
-            raise DataError(f"{listing.root} has no test photos", f"put photos into {listing.root}/test/<kind>/")
+        kinds = {photo.kind for photo in listing.test}
+        if GOOD not in kinds or kinds == {GOOD}:
+            raise DataError(
+                f"{listing.root} has test photos of {', '.join(sorted(kinds)) or 'no kind'}, wanted {GOOD} and others",
+                f"put photos into {listing.root}/test/{GOOD}/ and {listing.root}/test/<defect>/",
+            )
         spec = FrameSpec(settings.size, settings.size, "squash", listing.white)
         good = [*listing.side("train"), *listing.side("held-out")]
         test = [listing.test[n] for n in spread(len(listing.test), settings.test_photos)]
