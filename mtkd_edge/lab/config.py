@@ -16,6 +16,17 @@ PRESETS: dict[str, tuple[str, ...]] = {
 """`paper` is the trio of Ma et al. 2023; `edge` runs on a Jetson; `offline` ships inside the package."""
 STUDENT = {"map": "compact", "paper": "resnet18"}
 """Each method's own student."""
+MULTI = "multi"
+"""As the student of the published method: all three of the publication."""
+NO_TEACHER = "none"
+"""As the only teacher of the published method: the ablation without one."""
+
+
+def short_name(teacher: str) -> str:
+    """How a teacher is called in tables and file names: "resnet18" of "local-dir:./weights/resnet18"."""
+    if teacher.startswith("torchvision:"):
+        return teacher.split(":")[1]
+    return teacher.rstrip("/").rpartition("/")[2]
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

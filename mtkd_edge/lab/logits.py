@@ -9,14 +9,12 @@ from torch import Tensor, nn
 
 from mtkd_edge.errors import UsageError
 from mtkd_edge.lab import offline, teachers
+from mtkd_edge.lab.config import MULTI, NO_TEACHER, short_name
 from mtkd_edge.lab.teachers import Teacher, Triple
 
 CLASSES = 1000
 STUDENTS = ("resnet18", "vgg11", "densenet121")
-"""The students of Ma et al. 2023, by their timm names; `multi` is all three."""
-MULTI = "multi"
-NO_TEACHER = "none"
-"""As the only teacher's name: the ablation without one."""
+"""The students of Ma et al. 2023, by their timm names."""
 HALF: Triple = (0.5, 0.5, 0.5)
 VGG_DROPOUT = 0.5
 TeacherInput = Literal["own", "published"]
@@ -57,13 +55,6 @@ def load_logits(name: str, teacher_input: TeacherInput = "own") -> Teacher:
     if teacher_input == "published":
         mean, std = HALF, HALF
     return LogitTeacher(short_name(name), source, _Logits(net), mean, std)
-
-
-def short_name(name: str) -> str:
-    """How a teacher is called in tables: "resnet18" of "local-dir:./weights/resnet18"."""
-    if name.startswith("torchvision:"):
-        return name.split(":")[1]
-    return name.rstrip("/").rpartition("/")[2]
 
 
 def is_none(names: tuple[str, ...]) -> bool:

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from mtkd_edge.errors import UsageError
 from mtkd_edge.lab import normalise, paper_terms
-from mtkd_edge.lab.config import TrainConfig
+from mtkd_edge.lab.config import TrainConfig, short_name
 from mtkd_edge.lab.export import feature_names, run_torch
-from mtkd_edge.lab.logits import CLASSES, TeacherInput, is_none, load_logits, short_name, student_names
+from mtkd_edge.lab.logits import CLASSES, TeacherInput, is_none, load_logits, student_names
 from mtkd_edge.lab.map_method import Frames, Inputs, Trained, pixels_of
 from mtkd_edge.lab.paper_loop import Epochs, distil, whole
 from mtkd_edge.lab.paper_nets import Networks, Standard, logits_of, unit

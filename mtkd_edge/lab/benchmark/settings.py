@@ -10,13 +10,12 @@ from typing import Any, Literal
 import msgspec
 
 from mtkd_edge.errors import UsageError
-from mtkd_edge.lab.config import PRESETS, STUDENT
+from mtkd_edge.lab.config import NO_TEACHER, PRESETS, STUDENT, short_name
 
 SuiteName = Literal["mvtec", "cifar10", "folder"]
 Method = Literal["map", "paper"]
 Protocol = Literal["honest", "oracle"]
 Ablate = Literal["teachers", "weights"]
-NO_TEACHER = "none"
 PHOTOS = {"size": 1024, "crop": 224, "stride": 200, "crops": 16, "batch": 64, "epochs": 500}
 """MVTec AD as published: 1024 pixels, 16 random crops a photo to train on, 5 x 5 crops to test."""
 CIFAR10 = {"size": 256, "crop": 224, "stride": 224, "crops": 1, "batch": 32, "epochs": 500}
@@ -117,11 +116,6 @@ def variants(settings: Settings, ablate: Ablate | None) -> tuple[Variant, ...]:
         if settings.method == "map":
             raise UsageError("map has no switch for equal weights", "--method paper, or --ablate teachers")
         return whole, Variant("equal", settings.teachers, "equal")
-    alone = tuple(Variant(f"only-{slug(name)}", (name,)) for name in settings.teachers)
+    alone = tuple(Variant(f"only-{short_name(name)}", (name,)) for name in settings.teachers)
     nobody = (Variant("none", (NO_TEACHER,)),) if settings.method == "paper" else ()
     return whole, *alone, *nobody
-
-
-def slug(name: str) -> str:
-    """A teacher's name as a part of a file name: "resnet18" of "local-dir:./weights/resnet18"."""
-    return name.split(":")[1] if name.startswith("torchvision:") else name.rstrip("/").rpartition("/")[2]

@@ -8,9 +8,9 @@ from statistics import mean, stdev
 from mtkd_edge.lab.benchmark import published
 from mtkd_edge.lab.benchmark.outcome import Outcome
 from mtkd_edge.lab.benchmark.settings import Settings
+from mtkd_edge.lab.config import MULTI
 
 ORACLE_NOTE = "chosen by test labels"
-MULTI = "multi"
 Figure = Callable[[Outcome], float | None]
 
 
