@@ -95,6 +95,7 @@ def test_the_last_crop_ends_at_the_border_whatever_the_stride_leaves_over() -> N
     [
         {"method": "map", "protocol": "oracle"},
         {"method": "map", "train_photos": 50},
+        {"method": "map", "terms": (1.0, 0.0, 0.0)},
         {"method": "paper", "crop": 300, "size": 256},
         {"method": "paper", "epochs": 0},
         {"method": "paper", "train_photos": 3},

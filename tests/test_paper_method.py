@@ -209,8 +209,13 @@ def test_without_a_teacher_the_bundle_judges_by_reconstruction(parts: Path, tmp_
 
 @pytest.mark.parametrize(
     "changes",
-    [{"terms": (0.0, 0.0, 0.0)}, {"terms": (1.0, -1.0, 1.0)}, {"method": "map", "weights": "equal"}],
-    ids=["nothing", "negative", "map"],
+    [
+        {"terms": (0.0, 0.0, 0.0)},
+        {"terms": (1.0, -1.0, 1.0)},
+        {"method": "map", "weights": "equal"},
+        {"method": "map", "terms": (1.0, 0.0, 0.0)},
+    ],
+    ids=["nothing", "negative", "map-weights", "map-terms"],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(UsageError):

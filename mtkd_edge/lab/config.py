@@ -20,6 +20,8 @@ MULTI = "multi"
 """As the student of the published method: all three of the publication."""
 NO_TEACHER = "none"
 """As the only teacher of the published method: the ablation without one."""
+PAPER_ONLY = ("weights", "terms", "teacher_input")
+"""Settings that `map` has not."""
 
 
 def short_name(teacher: str) -> str:
@@ -78,7 +80,9 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(f"a batch has at least 2 photos, got {self.batch}")
         if min(self.terms) < 0 or not sum(self.terms):
             raise UsageError(f"r1, r2 and r3 are not negative and not all 0, got {self.terms}", "--terms 1,1,1")
-        if self.method == "map" and (self.weights, self.teacher_input) != ("learned", "own"):
-            raise UsageError("equal weights and the published input belong to the published method", "--method paper")
+        plain = TrainConfig(data="", out="")
+        changed = [name for name in PAPER_ONLY if getattr(self, name) != getattr(plain, name)]
+        if self.method == "map" and changed:
+            raise UsageError(f"{', '.join(changed)}: settings of the published method, map has none", "--method paper")
         if not 0 < self.false_alarms < 1:
             raise UsageError(f"a false-alarm rate lies between 0 and 1, got {self.false_alarms}", "--false-alarms 1e-3")

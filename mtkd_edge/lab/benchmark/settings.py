@@ -22,6 +22,7 @@ CIFAR10 = {"size": 256, "crop": 224, "stride": 224, "crops": 1, "batch": 32, "ep
 """CIFAR-10 as published: 256 pixels, the crop in the middle."""
 MAP = {"size": 256, "crop": 0, "stride": 0, "crops": 0, "batch": 8, "epochs": None}
 """`--method map` runs as `mtkd-edge train` does."""
+PAPER_ONLY = ("crop", "stride", "crops", "every", "terms", "teacher_input")
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,6 +98,8 @@ class Variant(msgspec.Struct, frozen=True):
 def complete(suite: SuiteName, root: str, given: dict[str, Any]) -> Settings:
     """What was given over the defaults of the method and the suite. Raises UsageError for an unknown preset."""
     method = given.get("method", "map")
+    if method == "map" and (foreign := [name for name in PAPER_ONLY if name in given]):
+        raise UsageError(f"{', '.join(foreign)}: settings of the published method, map has none", "--method paper")
     defaults: dict[str, Any] = dict(MAP if method == "map" else CIFAR10 if suite == "cifar10" else PHOTOS)
     preset = given.pop("preset", "edge" if method == "map" else "paper")
     if preset not in PRESETS:
