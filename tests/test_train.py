@@ -14,9 +14,11 @@ from mtkd_edge import bundle
 from mtkd_edge.demo import line
 from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.lab import checkpoint, importance, normalise, teachers
+from mtkd_edge.lab.codebook import CodebookAutoencoder
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.distil import rate
 from mtkd_edge.lab.mix import Block, Mix
+from mtkd_edge.lab.projection import projected, projection
 from mtkd_edge.lab.subspace import PositionAutoencoder, code_size
 from mtkd_edge.lab.train import train
 from mtkd_edge.score import Level, ScoreSpec
@@ -146,20 +148,61 @@ def test_importance_goes_to_the_teacher_that_tells_more() -> None:
     assert history[-1]["loss"] < history[0]["loss"]
 
 
-def test_the_autoencoder_rebuilds_what_varies_and_not_what_is_new() -> None:
+def test_the_autoencoder_by_position_rebuilds_what_varies_and_not_what_is_new() -> None:
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(2, 12, 4, 4, generator=generator)
     usual = torch.einsum("nk,kchw->nchw", torch.randn(40, 2, generator=generator), directions)
-    net = PositionAutoencoder(12, (4, 4), 2)
-    net.fit([usual])
+    net = PositionAutoencoder(project := projection(lambda: iter([usual])), (4, 4), 2)
+    net.fit(projected(project, lambda: iter([usual])))
     y, rebuilt = net(usual)
     assert float((y - rebuilt).abs().max()) < 1e-4
     y, rebuilt = net(usual + torch.randn(40, 12, 4, 4, generator=generator))
     assert float((y - rebuilt).abs().mean()) > 0.3
 
 
+def clusters(count: int, seed: int, spread: float = 0.05) -> torch.Tensor:
+    """[count, 12, 4, 4]: at each place one of five vectors, whichever, and a little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 3 * torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    drawn = centres[torch.randint(5, (count, 4, 4), generator=generator)].permute(0, 3, 1, 2)
+    return drawn + spread * torch.randn(drawn.shape, generator=generator)
+
+
+def test_the_codebook_rebuilds_what_it_knows_wherever_it_lies_and_not_what_is_new() -> None:
+    usual = clusters(40, seed=1)
+    net = CodebookAutoencoder(project := projection(lambda: iter([usual])), positions=40 * 16)
+    net.fit(projected(project, lambda: iter([usual])), seed=0)
+    y, rebuilt = net(clusters(10, seed=2))
+    assert rebuilt.shape == y.shape
+    known = float((y - rebuilt).abs().mean())
+    assert known < 0.1
+    y, rebuilt = net(torch.randn(10, 12, 4, 4, generator=torch.Generator().manual_seed(3)) * 3)
+    assert float((y - rebuilt).abs().mean()) > 5 * known
+
+
+def test_the_codebook_looks_up_the_nearest_entry() -> None:
+    usual = clusters(40, seed=1, spread=1.0)
+    net = CodebookAutoencoder(project := projection(lambda: iter([usual])), positions=40 * 16)
+    net.fit(projected(project, lambda: iter([usual])), seed=0)
+    y, rebuilt = net(clusters(5, seed=2, spread=1.0))
+    flat = y.permute(0, 2, 3, 1).reshape(-1, y.shape[1]).double()
+    nearest = torch.cdist(flat, net.entries.double()).min(1).values
+    found = (y - rebuilt).permute(0, 2, 3, 1).reshape(-1, y.shape[1]).double().norm(dim=1)
+    torch.testing.assert_close(found, nearest, rtol=1e-5, atol=1e-5)
+
+
+def test_the_space_of_the_autoencoders_is_orthonormal_and_keeps_the_energy() -> None:
+    usual = clusters(40, seed=1)
+    project = projection(lambda: iter([usual[:20], usual[20:]]))
+    rows = project.weight[:, :, 0, 0]
+    torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), rtol=0, atol=1e-5)
+    assert float((projected(project, lambda: iter([usual])) ** 2).sum()) == pytest.approx(
+        float((usual**2).sum()), rel=1e-4
+    )
+
+
 def test_few_photos_get_a_short_code() -> None:
-    assert [code_size(n) for n in (4, 16, 80, 1000)] == [1, 2, 10, 24]
+    assert [code_size(n) for n in (4, 16, 80, 1000)] == [1, 2, 10, 40]
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
@@ -168,14 +211,33 @@ def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
     assert rates[0] < rates[5] and rates[-1] < 0.01 * max(rates)
 
 
-def test_level_weights_go_where_pasted_defects_show() -> None:
+def choice(deviation: float, codebook: float, position: float) -> normalise.Choice:
+    """What is chosen where defects raise the three distances by so much."""
     rng = np.random.default_rng(0)
-    blind = normalise.Distances(rng.random((20, 4, 4)), rng.random((20, 4, 4)))
-    sharp = normalise.Distances(rng.random((20, 4, 4)), rng.random((20, 4, 4)) + 0.4)
-    levels = (Level("a", "distance", 1, 4, 4, 0.5), Level("b", "distance", 1, 4, 4, 0.5))
-    spec, tried = normalise.choose(levels, (blind, sharp), ScoreSpec(levels, 8, 8, 1.0, 0.1))
-    assert spec.levels[1].weight > spec.levels[0].weight
-    assert max(tried.values()) > tried["position 0.5/0.5"]
+    names = ("deviation", "codebook", "position")
+    levels = tuple(Level(name, "distance", 1, 4, 4, 0.5) for name in names)
+    found = [
+        normalise.Distances(rng.random((30, 4, 4)), rng.random((30, 4, 4)) + rise)
+        for rise in (deviation, codebook, position)
+    ]
+    return normalise.choose(levels, found, ScoreSpec(levels, 8, 8, 1.0, 0.1))
+
+
+def test_level_weights_go_where_pasted_defects_show() -> None:
+    found = choice(0.0, 0.4, 0.0)
+    deviation, reconstruction = found.score.levels
+    assert (deviation.name, reconstruction.name) == ("deviation", "reconstruction")
+    assert reconstruction.weight > deviation.weight > 0
+    assert found.tried[found.name] == max(found.tried.values()) > found.tried["codebook, as a whole, 0.5/0.5"]
+
+
+def test_the_autoencoder_that_shows_pasted_defects_is_kept() -> None:
+    assert choice(0.0, 0.05, 0.4).autoencoder == "position"
+    assert choice(0.0, 0.4, 0.05).autoencoder == "codebook"
+
+
+def test_where_nothing_is_better_the_first_choice_stays() -> None:
+    assert choice(2.0, 2.0, 2.0).name == "codebook, as a whole, 0.5/0.5"
 
 
 @pytest.mark.data

@@ -6,29 +6,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from mtkd_edge.lab.mix import Mix
-from mtkd_edge.lab.subspace import PositionAutoencoder
 from mtkd_edge.score import EPSILON, ScoreSpec, resampler
 
 
-class MapFeatures(nn.Module):
-    """Frames uint8 [N, H, W, 3] -> students then references of the levels `deviation` and `reconstruction`."""
+def nchw(frames: Tensor) -> Tensor:
+    """Frames uint8 [N, H, W, 3] -> float [N, 3, H, W] in 0..255, the first nodes of every graph that leaves the lab.
 
-    def __init__(self, mix: Mix, student: nn.Module, autoencoder: PositionAutoencoder, factors: Tensor) -> None:
+    The cast comes first: TensorRT takes uint8 as a network's input and for nothing else, not even a transposition.
+    """
+    return frames.float().permute(0, 3, 1, 2)
+
+
+class MapFeatures(nn.Module):
+    """Frames uint8 [N, H, W, 3] -> students, then references: the level `deviation`, then one an autoencoder.
+
+    A graph that leaves the lab has one autoencoder. While it is being chosen, all of them look at the same mix.
+    """
+
+    def __init__(self, mix: Mix, student: nn.Module, autoencoders: Sequence[nn.Module], factors: Tensor) -> None:
         super().__init__()
-        self.mix, self.student, self.autoencoder = mix, student, autoencoder
+        self.mix, self.student, self.autoencoders = mix, student, nn.ModuleList(autoencoders)
         self.factors: Tensor
         self.register_buffer("factors", factors.view(1, -1, 1, 1))
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """student_deviation, student_reconstruction, reference_deviation, reference_reconstruction."""
-        pixels = frames.permute(0, 3, 1, 2).float()
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """The student's prediction, the reconstructions, the mix, and what was to be reconstructed."""
+        pixels = nchw(frames)
         mix = self.mix(pixels) * self.factors
-        projected, rebuilt = self.autoencoder(mix)
-        return self.student(pixels) * self.factors, rebuilt, mix, projected
+        wanted, rebuilt = zip(*(autoencoder(mix) for autoencoder in self.autoencoders), strict=True)
+        return self.student(pixels) * self.factors, *rebuilt, mix, *wanted
 
 
 class ScoreHead(nn.Module):

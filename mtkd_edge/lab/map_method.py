@@ -1,4 +1,5 @@
-"""The map method, start to end: align the teachers, learn their importance, distil the student, say what is normal.
+"""The map method, start to end: align the teachers, learn their importance, distil the student, fit two autoencoders
+and keep the one that fits these parts, say what is normal.
 
 Frozen in, frozen out: frames of the three sides -> `Trained`, from which the bundle is written. Teacher features are
 computed once and kept as float16 (0.5 MB a photo); augmentation is left to the photos themselves.
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 
 from mtkd_edge.lab import importance, normalise
 from mtkd_edge.lab import student as students
+from mtkd_edge.lab.codebook import CodebookAutoencoder
 from mtkd_edge.lab.distil import distil
 from mtkd_edge.lab.export import feature_names, run_torch
 from mtkd_edge.lab.graph import MapFeatures
 from mtkd_edge.lab.mix import GRID_STRIDE, Mix
-from mtkd_edge.lab.subspace import PROJECTED, PositionAutoencoder, code_size
+from mtkd_edge.lab.projection import Batches, projected, projection
+from mtkd_edge.lab.subspace import PositionAutoencoder, code_size
 from mtkd_edge.lab.teachers import Teacher
 from mtkd_edge.progress import Progress
 from mtkd_edge.score import Level, ScoreSpec
@@ -30,8 +33,8 @@ from mtkd_edge.synthetic import paste_defect
 STEPS = 500
 ALIGNED_ON = 64
 """Photos that set the alignment: each gives a thousand positions, more change nothing."""
-PASTED = 3
-"""Defects pasted on each tune photo, one a copy."""
+PASTED = 120
+"""Copies of tune photos with a pasted defect, at least: with fewer, one copy more or less decides."""
 SIGMA, POOL = 1.0, 0.02
 Frames = NDArray[np.uint8]
 History = list[dict[str, float]]
@@ -39,13 +42,17 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Trained:
-    """What a method leaves: the feature graph, the score, and what happened on the way."""
+    """What a method leaves: the feature graph, the score, and what happened on the way.
+
+    `choices`: what was tried -> AUROC on pasted defects; `chosen`: one of its keys, empty where nothing was tried.
+    """
 
     features: nn.Module
     score: ScoreSpec
     importance: tuple[tuple[float, ...], ...]
     histories: dict[str, History]
     choices: dict[str, float]
+    chosen: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,12 +97,32 @@ def train(
     torch.manual_seed(seed)
     net = students.create(student, mix.channels).to(device)
     history = distil(net, draw, factors.to(device), steps, folder, progress)
-    autoencoder = PositionAutoencoder(mix.channels, _grid(blocks), code_size(len(blocks)))
-    autoencoder.fit(blocks[i : i + 64].float() * factors.view(1, -1, 1, 1) for i in range(0, len(blocks), 64))
-    features = MapFeatures(mix, net, autoencoder.to(device), factors.to(device)).to(device).eval()
-    score, choices = _score(features, inputs.tune, mix.channels, _grid(blocks), seed, progress)
+    scale = factors.view(1, -1, 1, 1)
+
+    def weighted() -> Iterator[Tensor]:
+        return (blocks[i : i + 64].float() * scale for i in range(0, len(blocks), 64))
+
+    autoencoders = _autoencoders(weighted, _grid(blocks), seed)
+    both = MapFeatures(mix, net, list(autoencoders.values()), factors).to(device).eval()
+    channels = {"deviation": mix.channels} | {n: a.project.out_channels for n, a in autoencoders.items()}
+    choice = _choose(both, channels, inputs.tune, seed, progress)
+    features = MapFeatures(mix, net, [autoencoders[choice.autoencoder]], factors).to(device).eval()
     by_teacher = tuple(tuple(float(v) for v in weights[:, k]) for k in range(len(teachers)))
-    return Trained(features, score, by_teacher, {"importance": learned, "student": history}, choices)
+    histories = {"importance": learned, "student": history}
+    return Trained(features, choice.score, by_teacher, histories, choice.tried, choice.name)
+
+
+def _autoencoders(
+    batches: Batches, grid: tuple[int, int], seed: int
+) -> dict[str, PositionAutoencoder | CodebookAutoencoder]:
+    """Both kinds, fitted in the same space; the first is kept where the second is not clearly better."""
+    project = projection(batches)
+    rows = projected(project, batches)
+    codebook = CodebookAutoencoder(project, rows.shape[0] * rows.shape[1])
+    codebook.fit(rows, seed)
+    position = PositionAutoencoder(project, grid, code_size(rows.shape[1]))
+    position.fit(rows)
+    return {"codebook": codebook, "position": position}
 
 
 def _grid(blocks: Tensor) -> tuple[int, int]:
@@ -114,26 +141,24 @@ def _cache(mix: Mix, frames: Frames, batch: int, device: torch.device, progress:
     return torch.cat([mix(p).half().cpu() for p in _counted(frames, batch, device, progress, "teachers' features")])
 
 
-def _score(
-    features: MapFeatures, tune: Frames, channels: int, grid: tuple[int, int], seed: int, progress: Progress
-) -> tuple[ScoreSpec, dict[str, float]]:
-    height, width = grid
-    levels = (
-        Level("deviation", "distance", channels, height, width, 0.5),
-        Level("reconstruction", "distance", min(PROJECTED, channels), height, width, 0.5),
-    )
+def _choose(
+    features: MapFeatures, channels: dict[str, int], tune: Frames, seed: int, progress: Progress
+) -> normalise.Choice:
+    """Measure the student and all autoencoders on `tune` and on defects pasted there; keep what ranks them best."""
+    height, width = tune.shape[1] // GRID_STRIDE, tune.shape[2] // GRID_STRIDE
+    levels = tuple(Level(name, "distance", c, height, width, 0.5) for name, c in channels.items())
     shape = ScoreSpec(levels, 2 * height, 2 * width, SIGMA, POOL)
     rng = np.random.default_rng(seed)
-    pasted = np.stack([paste_defect(frame, rng)[0] for frame in tune for _ in range(PASTED)])
-    names = feature_names(shape)
+    copies = -(-PASTED // len(tune))
+    pasted = np.stack([paste_defect(frame, rng)[0] for frame in tune for _ in range(copies)])
 
     def measured(frames: Frames, step: str) -> list[normalise.Maps]:
         parts = []
         for start in range(0, len(frames), 8):
-            parts.append(normalise.distances(levels, run_torch(features, frames[start : start + 8], names)))
+            found = run_torch(features, frames[start : start + 8], feature_names(shape))
+            parts.append(normalise.distances(levels, found))
             progress(step, min(start + 8, len(frames)), len(frames))
         return [np.concatenate(level) for level in zip(*parts, strict=True)]
 
     normal, defect = measured(tune, "what is normal"), measured(pasted, "pasted defects")
-    found = [normalise.Distances(n, d) for n, d in zip(normal, defect, strict=True)]
-    return normalise.choose(levels, found, shape)
+    return normalise.choose(levels, [normalise.Distances(n, d) for n, d in zip(normal, defect, strict=True)], shape)

@@ -1,8 +1,9 @@
 """What is normal at each place, and how much each level counts: from normal photos and defects pasted on them.
 
 No anomalous photo has any part in this. Center and scale of each level's distance come from the `tune` photos, a number
-a position, smoothed and drawn towards the whole level's as photos get fewer. The level weights (and whether positions
-help at all) are those that best rank defects pasted on the same photos; equal weights win a tie.
+a position, smoothed and drawn towards the whole level's as photos get fewer. Which autoencoder is kept, the weights of
+the two levels, and whether positions help at all: what best ranks defects pasted on the same photos. The first choice
+wins a tie: the first autoencoder, equal weights, and one number a level, which suits parts that do not lie alike.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import cv2
 import msgspec
@@ -22,7 +24,7 @@ from mtkd_edge.score import Level, ScoreSpec, distance, pool, resampler
 PRIOR = 10
 """The level's own mean counts as much at each position as this many photos."""
 MARGIN = 0.005
-"""A choice must beat equal, position-wise weights by this much AUROC: less is noise on a few dozen photos."""
+"""A choice must beat the first one by this much AUROC: less is noise on a few dozen photos."""
 SHARES = ((0.5, 0.5), (0.75, 0.25), (0.25, 0.75), (0.9, 0.1), (0.1, 0.9))
 """Both levels always count: a student that is never asked would not be worth its time."""
 Maps = NDArray[np.float64]
@@ -34,6 +36,16 @@ class Distances:
 
     normal: Maps
     defect: Maps
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is kept: the autoencoder's name, the score, and this choice's name among all `tried` (name -> AUROC)."""
+
+    autoencoder: str
+    score: ScoreSpec
+    name: str
+    tried: dict[str, float]
 
 
 def statistics(maps: Maps, by_position: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -53,29 +65,39 @@ def _smooth(values: Maps) -> Maps:
     return np.asarray(cv2.GaussianBlur(values, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE), np.float64)
 
 
-def choose(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec) -> tuple[ScoreSpec, dict[str, float]]:
-    """Levels with center, scale and weight filled in, and the AUROC on pasted defects of each choice tried."""
-    names = [f"{'position' if p else 'level'} {'/'.join(f'{s:g}' for s in w)}" for p, w in _choices(len(levels))]
-    specs = [_candidate(levels, found, shape, p, w) for p, w in _choices(len(levels))]
-    reached = [_rank(spec, found) for spec in specs]
+class Option(NamedTuple):
+    """One thing to try: the student's level with that of index `rebuilt`, normalised by position or as a whole."""
+
+    rebuilt: int
+    by_position: bool
+    shares: tuple[float, float]
+
+
+def choose(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec) -> Choice:
+    """`levels`: the student's deviation, then the reconstruction of each autoencoder that was fitted.
+
+    The score keeps the first and one of the others, which is then called "reconstruction".
+    """
+    options = [Option(*o) for o in product(range(1, len(levels)), (False, True), SHARES)]
+    specs = [_candidate(levels, found, shape, option) for option in options]
+    reached = [_rank(spec, [found[0], found[o.rebuilt]]) for spec, o in zip(specs, options, strict=True)]
     best = max(range(len(specs)), key=lambda i: (reached[i], -i))
     if reached[best] < reached[0] + MARGIN:
         best = 0
-    return specs[best], dict(zip(names, reached, strict=True))
+    names = [_name(levels, option) for option in options]
+    return Choice(levels[options[best].rebuilt].name, specs[best], names[best], dict(zip(names, reached, strict=True)))
 
 
-def _choices(count: int) -> list[tuple[bool, tuple[float, ...]]]:
-    shares = SHARES if count == 2 else (tuple(1 / count for _ in range(count)),)
-    return [(p, w) for p, w in product((True, False), shares)]
+def _name(levels: Sequence[Level], option: Option) -> str:
+    where = "by position" if option.by_position else "as a whole"
+    return f"{levels[option.rebuilt].name}, {where}, {'/'.join(f'{share:g}' for share in option.shares)}"
 
 
-def _candidate(
-    levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec, by_position: bool, weights: Sequence[float]
-) -> ScoreSpec:
+def _candidate(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec, option: Option) -> ScoreSpec:
     filled = []
-    for level, distances, weight in zip(levels, found, weights, strict=True):
-        center, scale = statistics(distances.normal, by_position)
-        filled.append(msgspec.structs.replace(level, center=center, scale=scale, weight=weight))
+    for i, name, weight in zip((0, option.rebuilt), ("deviation", "reconstruction"), option.shares, strict=True):
+        center, scale = statistics(found[i].normal, option.by_position)
+        filled.append(msgspec.structs.replace(levels[i], name=name, center=center, scale=scale, weight=weight))
     return msgspec.structs.replace(shape, levels=tuple(filled))
 
 

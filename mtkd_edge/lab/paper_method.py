@@ -25,6 +25,7 @@ from mtkd_edge.errors import UsageError
 from mtkd_edge.lab import normalise, paper_terms
 from mtkd_edge.lab.config import TrainConfig, short_name
 from mtkd_edge.lab.export import feature_names, run_torch
+from mtkd_edge.lab.graph import nchw
 from mtkd_edge.lab.logits import CLASSES, TeacherInput, is_none, load_logits, student_names
 from mtkd_edge.lab.map_method import Frames, Inputs, Trained, pixels_of
 from mtkd_edge.lab.paper_loop import Epochs, distil, whole
@@ -48,7 +49,7 @@ class PaperFeatures(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """student_ and reference_ of every level, in the order of `levels`."""
-        pixels = frames.permute(0, 3, 1, 2).float()
+        pixels = nchw(frames)
         mix = self.nets.mix(self.standard(logits_of(self.teachers, pixels)))
         students, references = [], []
         for student in self.nets.students:

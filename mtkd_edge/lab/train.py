@@ -58,6 +58,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Path:
         "problems": len(listing.problems),
         "importance": {t.name: list(t.importance) for t in manifest.teachers},
         "synthetic_auroc": trained.choices,
+        "chosen": trained.chosen,
         "level_weights": {level.name: level.weight for level in trained.score.levels},
         "loss": trained.histories["student"][-1]["loss"],
         "threshold": limit.score,

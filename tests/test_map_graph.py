@@ -1,0 +1,98 @@
+"""The graph that the map method really exports, with either autoencoder: the same on every runtime, INT8 and FP16."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+
+from mtkd_edge import bundle
+from mtkd_edge.device import targets
+from mtkd_edge.device.engines import tensorrt_rtx
+from mtkd_edge.device.engines.openvino import OpenvinoEngine
+from mtkd_edge.frames import FrameSpec
+from mtkd_edge.lab import calibrate, export, student, teachers
+from mtkd_edge.lab.codebook import CodebookAutoencoder
+from mtkd_edge.lab.graph import MapFeatures
+from mtkd_edge.lab.half import halve
+from mtkd_edge.lab.mix import Mix
+from mtkd_edge.lab.placement import sensitive
+from mtkd_edge.lab.projection import projected, projection
+from mtkd_edge.lab.quantise import quantise
+from mtkd_edge.lab.subspace import PositionAutoencoder
+from mtkd_edge.score import Level, ScoreSpec
+
+SIZE, GRID = 64, (8, 8)
+FRAMES = np.concatenate([tiny.normal_frames(2, SIZE, seed=9), tiny.with_defects(tiny.normal_frames(2, SIZE, seed=10))])
+
+
+def features(kind: str) -> MapFeatures:
+    """Two teachers that ship with the package, an untrained student, and an autoencoder fitted on sixteen frames."""
+    torch.manual_seed(0)
+    mix = Mix([teachers.load("offline-res"), teachers.load("offline-depthwise")]).eval()
+    pixels = torch.from_numpy(tiny.normal_frames(16, SIZE)).permute(0, 3, 1, 2).float()
+    mix.fit([pixels])
+    with torch.no_grad():
+        blocks = mix(pixels)
+    project = projection(lambda: iter([blocks]))
+    rows = projected(project, lambda: iter([blocks]))
+    if kind == "codebook":
+        autoencoder: torch.nn.Module = CodebookAutoencoder(project, rows.shape[0] * rows.shape[1])
+        autoencoder.fit(rows, seed=0)
+    else:
+        autoencoder = PositionAutoencoder(project, GRID, 2)
+        autoencoder.fit(rows)
+    return MapFeatures(mix, student.create("small", mix.channels), [autoencoder], torch.ones(mix.channels)).eval()
+
+
+@pytest.fixture(scope="module", params=["codebook", "position"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """features.onnx and head.onnx, exported and so proved equal to torch; int8.onnx and half.onnx of the same."""
+    folder = tmp_path_factory.mktemp(request.param)
+    net = features(request.param)
+    levels = (
+        Level("deviation", "distance", net.mix.channels, *GRID, 0.5),
+        Level("reconstruction", "distance", 64, *GRID, 0.5),
+    )
+    export.write_graphs(folder, net, ScoreSpec(levels, 16, 16, 1.0, 0.02), FrameSpec(SIZE, SIZE), FRAMES)
+    source, normals = folder / bundle.FEATURES, tiny.normal_frames(8, SIZE, seed=3)
+    found = calibrate.calibrate(source, normals, {str(i): "0" for i in range(len(normals))})
+    quantise(source, folder / "int8.onnx", found, exclude=sensitive(onnx.load(source)))
+    halve(source, folder / "half.onnx")
+    return folder
+
+
+def test_openvino_computes_what_onnx_runtime_does(made: Path) -> None:
+    names = [f"{side}_{level}" for side in ("student", "reference") for level in ("deviation", "reconstruction")]
+    wanted = export.run_onnx(made / bundle.FEATURES, {"frames": FRAMES}, names)
+    with OpenvinoEngine(made / bundle.FEATURES, made / bundle.HEAD, batch=len(FRAMES)) as engine:
+        found = engine.features(FRAMES)
+    for name in names:
+        assert np.isfinite(found[name]).all()
+        np.testing.assert_allclose(found[name], wanted[name], atol=2e-3 * np.abs(wanted[name]).max())
+
+
+def test_the_look_up_of_the_codebook_is_not_quantised(made: Path) -> None:
+    graph = onnx.load(made / "int8.onnx").graph
+    for node in graph.node:
+        if node.op_type in ("ArgMax", "Gather"):
+            makers = [maker.op_type for maker in graph.node if set(maker.output) & set(node.input)]
+            assert "DequantizeLinear" not in makers
+    quantised = sum(node.op_type == "QuantizeLinear" for node in graph.node)
+    assert quantised > 20, "the teachers are in INT8"
+
+
+@pytest.mark.parametrize("name", ["int8.onnx", "half.onnx"])
+def test_nvidias_parser_and_builder_take_it(made: Path, name: str, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="the builder that needs no GPU: pip install tensorrt-rtx")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copyfile(made / name, tmp_path / bundle.FEATURES)
+    shutil.copyfile(made / bundle.HEAD, tmp_path / bundle.HEAD)
+    built = tensorrt_rtx.build(tmp_path, targets.load("rtx"), "int8" if name == "int8.onnx" else "fp16")
+    assert built["version"]
+    assert all((tmp_path / plan).stat().st_size > 10_000 for plan in ("plan.features", "plan.head"))
