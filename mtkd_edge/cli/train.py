@@ -16,6 +16,7 @@ from mtkd_edge.errors import UsageError
 from mtkd_edge.lab.config import PRESETS, TrainConfig
 
 DEFAULT = TrainConfig(data="", out="")
+PAPER = "resnet18; or vgg11, densenet121, multi"
 Data = Annotated[
     Path | None, typer.Argument(metavar="DATA", help="Good photos, or the MVTec AD layout. [default: ./data]")
 ]
@@ -29,7 +30,10 @@ Preset = Annotated[
 Teachers = Annotated[
     str | None, typer.Option(metavar="A,B,C", help="Others: timm names, hf-hub:NAME, local-dir:FOLDER.")
 ]
-Student = Annotated[str | None, typer.Option(metavar="NAME", help=f"The student. [default: {DEFAULT.student}]")]
+Student = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help=f"The student. [default: {DEFAULT.student}; of the published method {PAPER}]"),
+]
 Size = Annotated[int | None, typer.Option(metavar="PIXELS", help=f"Side of a frame. [default: {DEFAULT.size}]")]
 Fit = Annotated[Literal["squash", "letterbox"] | None, typer.Option(help=f"Photo to frame. [default: {DEFAULT.fit}]")]
 Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the photos. [default: the method's]")]
@@ -38,6 +42,15 @@ Seed = Annotated[
     int | None, typer.Option(metavar="N", help=f"Same seed, same result on a CPU. [default: {DEFAULT.seed}]")
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help=f"auto, cpu or cuda. [default: {DEFAULT.device}]")]
+Weights = Annotated[
+    Literal["learned", "equal"] | None,
+    typer.Option(help="Importance weights of the published method. [default: learned]"),
+]
+Terms = Annotated[str | None, typer.Option(metavar="R1,R2,R3", help="How much its three terms count. [default: 1,1,1]")]
+TeacherInput = Annotated[
+    Literal["own", "published"] | None,
+    typer.Option(help="Its teachers' mean and deviation: their own, or 0.5 as published. [default: own]"),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the newest run, or the one --out names.")]
 
 
@@ -60,6 +73,9 @@ def train(
     false_alarms: FalseAlarms = None,
     seed: Seed = None,
     device: Device = None,
+    weights: Weights = None,
+    terms: Terms = None,
+    teacher_input: TeacherInput = None,
     resume: Resume = False,
     json: Json = False,
 ) -> None:
@@ -73,23 +89,15 @@ def train(
       mtkd-edge train ./photos --preset edge --false-alarms 1e-3
       mtkd-edge train ./photos --teachers resnet18,local-dir:./weights/mobilenetv2_100
       mtkd-edge train ./photos --preset offline     nothing is downloaded
+      mtkd-edge train ./photos --method paper --preset paper --student multi
       mtkd-edge train --resume                      continue where it was stopped
     """
-    given: dict[str, Any] = {
-        "data": None if data is None else str(data),
-        "method": method,
-        "preset": preset,
-        "teachers": None if teachers is None else tuple(filter(None, teachers.split(","))),
-        "student": student,
-        "size": size,
-        "fit": fit,
-        "epochs": epochs,
-        "batch": batch,
-        "false_alarms": false_alarms,
-        "seed": seed,
-        "device": device,
-    }
-    config = configured({name: value for name, value in given.items() if value is not None}, out, resume=resume)
+    given = chosen(
+        data=data, method=method, preset=preset, teachers=teachers, student=student, size=size, fit=fit, epochs=epochs,
+        batch=batch, false_alarms=false_alarms, seed=seed, device=device, weights=weights, terms=terms,
+        teacher_input=teacher_input,
+    )  # fmt: skip
+    config = configured(given, out, resume=resume)
     with needs("train", "training"):
         from mtkd_edge.lab import train as lab
     try:
@@ -99,6 +107,27 @@ def train(
         console.note(f"stopped, continue with: mtkd-edge train --resume --out {config.out}")
         raise typer.Exit(console.INTERRUPTED) from None
     report(run, as_json=json)
+
+
+def chosen(**given: Any) -> dict[str, Any]:
+    """The options that were given, as a configuration holds them: names and numbers with commas become tuples."""
+    found = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    if isinstance(teachers := found.get("teachers"), str):
+        found["teachers"] = tuple(filter(None, teachers.split(",")))
+    if isinstance(terms := found.get("terms"), str):
+        found["terms"] = three(terms)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def three(text: str) -> tuple[float, float, float]:
+    """ "1,1,0" -> r1, r2 and r3. Raises UsageError for anything but three numbers."""
+    try:
+        first, second, third = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"--terms takes three numbers with commas between them, got {text!r}", "--terms 1,1,1"
+        ) from error
+    return first, second, third
 
 
 def configured(given: dict[str, Any], out: Path | None, *, resume: bool) -> TrainConfig:

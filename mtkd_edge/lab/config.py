@@ -14,12 +14,29 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "offline": ("offline-res", "offline-plain", "offline-depthwise"),
 }
 """`paper` is the trio of Ma et al. 2023; `edge` runs on a Jetson; `offline` ships inside the package."""
+STUDENT = {"map": "compact", "paper": "resnet18"}
+"""Each method's own student."""
+MULTI = "multi"
+"""As the student of the published method: all three of the publication."""
+NO_TEACHER = "none"
+"""As the only teacher of the published method: the ablation without one."""
+PAPER_ONLY = ("weights", "terms", "teacher_input")
+"""Settings that `map` has not."""
+
+
+def short_name(teacher: str) -> str:
+    """How a teacher is called in tables and file names: "resnet18" of "local-dir:./weights/resnet18"."""
+    if teacher.startswith("torchvision:"):
+        return teacher.split(":")[1]
+    return teacher.rstrip("/").rpartition("/")[2]
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Sizes are in pixels. `teachers` empty means those of the preset; `epochs` None means the method's own number.
 
-    Written to `config.json` of the run; a resumed run must have the same one.
+    `student` empty becomes the method's own. The last three are for `method` "paper" alone: importance weights learned
+    or equal; r1, r2, r3 of its three terms; what the teachers are fed with (`logits.load_logits`). Written to
+    `config.json` of the run; a resumed run must have the same one.
     """
 
     data: str
@@ -27,7 +44,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     method: Literal["map", "paper"] = "map"
     preset: str = "edge"
     teachers: tuple[str, ...] = ()
-    student: str = "compact"
+    student: str = ""
     size: int = 256
     fit: Literal["squash", "letterbox"] = "squash"
     epochs: int | None = None
@@ -36,6 +53,13 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     device: str = "auto"
     false_alarms: float = 1e-3
     resume: bool = False
+    weights: Literal["learned", "equal"] = "learned"
+    terms: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    teacher_input: Literal["own", "published"] = "own"
+
+    def __post_init__(self) -> None:
+        if not self.student:
+            msgspec.structs.force_setattr(self, "student", STUDENT[self.method])
 
     def teacher_names(self) -> tuple[str, ...]:
         """The teachers asked for by name, else the preset's. Raises UsageError for an unknown preset."""
@@ -54,5 +78,11 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(f"--epochs is at least 1, got {self.epochs}", "--epochs 20")
         if self.batch < 2:
             raise UsageError(f"a batch has at least 2 photos, got {self.batch}")
+        if min(self.terms) < 0 or not sum(self.terms):
+            raise UsageError(f"r1, r2 and r3 are not negative and not all 0, got {self.terms}", "--terms 1,1,1")
+        plain = TrainConfig(data="", out="")
+        changed = [name for name in PAPER_ONLY if getattr(self, name) != getattr(plain, name)]
+        if self.method == "map" and changed:
+            raise UsageError(f"{', '.join(changed)}: settings of the published method, map has none", "--method paper")
         if not 0 < self.false_alarms < 1:
             raise UsageError(f"a false-alarm rate lies between 0 and 1, got {self.false_alarms}", "--false-alarms 1e-3")

@@ -1,180 +1,163 @@
-"""The method as published: Ma, Jiang, Guan, Yi 2023, doi:10.1016/j.sysarc.2023.102861, section 3.
+"""The method as published: Ma, Jiang, Guan, Yi 2023, doi:10.1016/j.sysarc.2023.102861, section 3; as `train` runs it.
 
 Teachers give class logits. Each is standardised on the normal photos, the mix is their softmax-weighted sum, a decoder
 rebuilds the photo from it, and the student learns the mix:
 
     z_k = (T_k(x) - mu_k) / sigma_k      z_T = sum_k softmax(a)_k z_k
-    autoencoder step   L_w = MSE(x, D(z_T))                                updates D and a
-    student step       L_S = MSE(z_T, z_S) + mean(1 - cos(z_T, z_S))       updates S alone, z_T detached
-    score              r1 mean (z_S - z_T)^2 + r2 (1 - cos) + r3 mean (D(z_S) - x)^2
+    training   `paper_loop`              score   `paper_terms`
 
-Three differences, each for a reason: every teacher gets its own mean and deviation (theirs are fed with 0.5); the frame
-is one whole photo (their 25 crops of MVTec AD and their choice of epoch and of r by test labels belong to a benchmark);
-and the three terms are normalised on normal photos and then count alike.
+Two differences, each for a reason: every teacher gets its own mean and deviation (the authors feed all with 0.5:
+`teacher_input="published"`), and the frame is one whole photo (their 25 crops of MVTec AD and their choice of epoch and
+of r by test labels belong to `mtkd-edge benchmark`).
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtkd_edge.lab import checkpoint, normalise
-from mtkd_edge.lab.config import TrainConfig
+from mtkd_edge.errors import UsageError
+from mtkd_edge.lab import normalise, paper_terms
+from mtkd_edge.lab.config import TrainConfig, short_name
 from mtkd_edge.lab.export import feature_names, run_torch
 from mtkd_edge.lab.graph import nchw
-from mtkd_edge.lab.logits import LogitStudent, load_logits
-from mtkd_edge.lab.map_method import Frames, History, Inputs, Trained, pixels_of
+from mtkd_edge.lab.logits import CLASSES, TeacherInput, is_none, load_logits, student_names
+from mtkd_edge.lab.map_method import Frames, Inputs, Trained, pixels_of
+from mtkd_edge.lab.paper_loop import Epochs, distil, whole
+from mtkd_edge.lab.paper_nets import Networks, Standard, logits_of, unit
 from mtkd_edge.lab.teachers import Teacher
 from mtkd_edge.progress import Progress
 from mtkd_edge.score import Level, ScoreSpec
 
 EPOCHS = 50
-RATE = 1e-3
-SMALL_SIGMA = 1e-3
-"""A logit that never varies on the normals is divided by this, as in the authors' code."""
-
-
-class Decoder(nn.Module):
-    """Mix [N, 1000] -> photo in -1..1 [N, 3, size, size]: 128 x 7 x 7, then five 2x stages 128-64-32-16-8-3."""
-
-    def __init__(self, classes: int, size: int) -> None:
-        super().__init__()
-        widths = (128, 64, 32, 16, 8, 3)
-        self.base = size // 32
-        self.start = nn.Linear(classes, 128 * self.base**2)
-        stages: list[nn.Module] = []
-        for inside, out in pairwise(widths):
-            stages += [nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(inside, out, 3, 1, 1)]
-            stages += [nn.BatchNorm2d(out), nn.ReLU()] if out != 3 else [nn.Tanh()]
-        self.stages = nn.Sequential(*stages)
-
-    def forward(self, mix: Tensor) -> Tensor:
-        """The reconstruction."""
-        out: Tensor = self.stages(self.start(mix).view(-1, 128, self.base, self.base))
-        return out
-
-
-class Networks(nn.Module):
-    """All that trains: decoder D, student S and the logits `a` of the importance weights."""
-
-    def __init__(self, teachers: int, classes: int, size: int) -> None:
-        super().__init__()
-        self.decoder, self.student = Decoder(classes, size), LogitStudent(classes)
-        self.a = nn.Parameter(torch.zeros(teachers))
-
-    def mix(self, logits: Tensor) -> Tensor:
-        """Standardised logits [N, K, classes] -> z_T [N, classes]."""
-        return (self.a.softmax(0).view(1, -1, 1) * logits).sum(1)
+VGG_SIDE = 224
+LARGEST = 2_000_000_000
+"""Bytes of an ONNX file: protobuf ends at 2 GiB."""
 
 
 class PaperFeatures(nn.Module):
-    """Frames uint8 [N, H, W, 3] -> the pairs of the three terms, students first."""
+    """Frames uint8 [N, H, W, 3] -> the pairs of the terms, those of the students first; see `levels`."""
 
-    def __init__(self, teachers: list[Teacher], nets: Networks, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, teachers: list[Teacher], nets: Networks, standard: Standard) -> None:
         super().__init__()
-        self.teachers, self.nets = nn.ModuleList(teachers), nets
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.teachers, self.nets, self.standard = nn.ModuleList(teachers), nets, standard
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """student_ and reference_ of `logits`, `direction` and `reconstruction`."""
+        """student_ and reference_ of every level, in the order of `levels`."""
         pixels = nchw(frames)
-        logits = torch.stack([teacher(pixels)[0] for teacher in self.teachers], 1)
-        reference = self.nets.mix((logits - self.mean) / self.std)
-        seen = self.nets.student(pixels)
-        z_s, z_t = seen[:, :, None, None], reference[:, :, None, None]
-        return z_s, z_s, self.nets.decoder(seen), z_t, z_t, unit(pixels)
+        mix = self.nets.mix(self.standard(logits_of(self.teachers, pixels)))
+        students, references = [], []
+        for student in self.nets.students:
+            seen = student(pixels)
+            if len(self.teachers):
+                students += [seen[:, :, None, None]] * 2
+                references += [mix[:, :, None, None]] * 2
+            students.append(self.nets.decoder(seen))
+            references.append(unit(pixels))
+        return (*students, *references)
 
 
-def unit(pixels: Tensor) -> Tensor:
-    """0..255 -> -1..1, the range of the decoder's tanh."""
-    return pixels / 127.5 - 1
+def levels(students: tuple[str, ...], teachers: int, side: int) -> tuple[Level, ...]:
+    """The terms of each student, not normalised yet; without teachers the reconstruction alone."""
+    found = []
+    for student in students:
+        ending = f"_{student}" if len(students) > 1 else ""
+        if teachers:
+            found += [
+                Level(f"logits{ending}", "squared", CLASSES, 1, 1, 1.0),
+                Level(f"direction{ending}", "cosine", CLASSES, 1, 1, 1.0),
+            ]
+        found.append(Level(f"reconstruction{ending}", "squared", 3, side, side, 1.0))
+    return tuple(found)
+
+
+def load_teachers(
+    names: tuple[str, ...], teacher_input: TeacherInput, device: torch.device, progress: Progress
+) -> list[Teacher]:
+    """The classifiers by name; none for the name "none"."""
+    found: list[Teacher] = []
+    for i, name in enumerate(() if is_none(names) else names):
+        found.append(load_logits(name, teacher_input).to(device))
+        progress("loading teachers", i + 1, len(names))
+    return found
 
 
 def train(
     inputs: Inputs, config: TrainConfig, found: list[Teacher], device: torch.device, folder: Path, progress: Progress
 ) -> Trained:
-    """The whole method on whole photos; `found` is filled with the teachers. Both steps of the paper, every batch."""
-    for i, name in enumerate(names := config.teacher_names()):
-        found.append(load_logits(name).to(device))
-        progress("loading teachers", i + 1, len(names))
-    logits = _logits(found, inputs.train, config.batch, device, progress)
-    mean, std = logits.mean(0, keepdim=True), logits.std(0, keepdim=True)
-    std = torch.where(std == 0, SMALL_SIGMA, std)
-    logits = (logits - mean) / std
+    """The whole method on whole photos; `found` is filled with the teachers.
+
+    Raises UsageError for teachers without logits, an unknown student, and networks that cannot be exported.
+    """
+    check_students(config.teacher_names(), config.student)
+    check_vgg((*config.teacher_names(), *student_names(config.student)), config.size)
+    found += load_teachers(config.teacher_names(), config.teacher_input, device, progress)
     torch.manual_seed(config.seed)
-    nets = Networks(len(found), logits.shape[2], config.size).to(device)
-    steps = (config.epochs or EPOCHS) * -(-len(logits) // config.batch)
-    history = _distil(nets, inputs.train, logits, config, steps, device, folder, progress)
-    features = PaperFeatures(found, nets, mean, std).to(device).eval()
-    score, choices = _score(features, inputs.tune, logits.shape[2], config.size)
-    weights = tuple((float(w),) for w in nets.a.detach().softmax(0))
-    return Trained(features, score, weights, {"student": history}, choices)
+    nets = Networks(len(found), student_names(config.student), config.size, config.weights == "learned").to(device)
+    check_size([*found, nets])
+    logits = all_logits(found, inputs.train, config.batch, device, progress)
+    standard = Standard(logits)
+    epochs = Epochs(len(logits), config.batch, config.seed)
+    steps = (config.epochs or EPOCHS) * epochs.steps
+    draw = whole(inputs.train, standard(logits), epochs, device)
+    history = distil(nets, draw, steps, config.seed, folder, progress, mixed(device))
+    features = PaperFeatures(found, nets, standard).to(device).eval()
+    weights = tuple((w,) for w in nets.weights().tolist())
+    return Trained(features, _score(features, inputs.tune, config), weights, {"student": history}, {})
 
 
-def _distil(
-    nets: Networks, frames: Frames, logits: Tensor, config: TrainConfig, steps: int, device: torch.device,
-    folder: Path, progress: Progress,
-) -> History:  # fmt: skip
-    """The visible loop: one autoencoder step and one student step a batch, resumed from the last saved step."""
-    optimizer = torch.optim.Adam(nets.parameters(), lr=RATE)
-    done, history = checkpoint.restore(folder, nets, optimizer)
-    nets.train()
-    try:
-        while done < steps:
-            rows = np.random.default_rng((config.seed, done)).choice(len(frames), min(config.batch, len(frames)), False)
-            pixels, z = pixels_of(frames[rows], device), logits[torch.from_numpy(rows)].to(device)
-            mix = nets.mix(z)
-            rebuilt = nn.functional.mse_loss(nets.decoder(mix), unit(pixels))
-            target, seen = mix.detach(), nets.student(pixels)
-            cosine = 1 - nn.functional.cosine_similarity(target, seen).mean()
-            learned = nn.functional.mse_loss(seen, target) + cosine
-            # the two losses share no parameter, so one backward pass is both of the paper's updates
-            optimizer.zero_grad()
-            (rebuilt + learned).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            done += 1
-            shares = {f"w0_{k}": float(w) for k, w in enumerate(nets.a.detach().softmax(0))}
-            history.append({"loss": learned.item(), "reconstruction": rebuilt.item(), **shares})
-            progress("student", done, steps, f"loss {learned.item():.3f}")
-            if done % 100 == 0 and done < steps:
-                checkpoint.save(folder, nets, optimizer, done, history)
-    finally:
-        checkpoint.save(folder, nets, optimizer, done, history)
-    nets.eval()
-    return history
+def check_students(teachers: tuple[str, ...], student: str) -> None:
+    """Raises UsageError for several students without a teacher: each would need a decoder of its own."""
+    if is_none(teachers) and len(student_names(student)) > 1:
+        raise UsageError(f"without a teacher there is one student, got {student!r}", "--student resnet18")
+
+
+def check_vgg(names: tuple[str, ...], side: int) -> None:
+    """Raises UsageError for a VGG on small frames: it pools them to 7 x 7 cells in a way that ONNX does not have."""
+    small = [name for name in names if short_name(name).startswith("vgg")] if side < VGG_SIDE else []
+    if small:
+        raise UsageError(f"{small[0]} cannot be exported for frames of {side} pixels", f"--size {VGG_SIDE}")
+
+
+def mixed(device: torch.device) -> bool:
+    """Whether the networks train in bfloat16: where the GPU computes in it, not where torch would emulate it."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def check_size(networks: Sequence[nn.Module]) -> None:
+    """Raises UsageError where the networks do not fit one ONNX file, before they are trained for nothing."""
+    size = sum(4 * p.numel() for net in networks for p in net.parameters())
+    if size > LARGEST:
+        raise UsageError(
+            f"teachers and students have {size / 1e9:.1f} GB of weights, an ONNX file holds 2 GB",
+            "--student resnet18, or fewer --teachers; `mtkd-edge benchmark` has no such limit",
+        )
 
 
 @torch.no_grad()
-def _logits(teachers: list[Teacher], frames: Frames, batch: int, device: torch.device, progress: Progress) -> Tensor:
-    """Logits of all teachers on all photos, [N, K, classes]."""
+def all_logits(teachers: list[Teacher], frames: Frames, batch: int, device: torch.device, progress: Progress) -> Tensor:
+    """Logits of all teachers on all frames, [N, K, 1000], on the CPU."""
     parts = []
     for start in range(0, len(frames), batch):
-        pixels = pixels_of(frames[start : start + batch], device)
-        parts.append(torch.stack([teacher(pixels)[0] for teacher in teachers], 1))
+        parts.append(logits_of(teachers, pixels_of(frames[start : start + batch], device)).cpu())
         progress("teachers' logits", min(start + batch, len(frames)), len(frames))
     return torch.cat(parts)
 
 
-def _score(features: PaperFeatures, tune: Frames, classes: int, size: int) -> tuple[ScoreSpec, dict[str, float]]:
-    levels = (
-        Level("logits", "squared", classes, 1, 1, 1 / 3),
-        Level("direction", "cosine", classes, 1, 1, 1 / 3),
-        Level("reconstruction", "squared", 3, size, size, 1 / 3),
-    )
-    shape = ScoreSpec(levels, size // 4, size // 4, 0.0, 1.0)
-    found = normalise.distances(levels, run_torch(features, tune, feature_names(shape)))
-    filled = [_filled(level, maps) for level, maps in zip(levels, found, strict=True)]
-    return ScoreSpec(tuple(filled), shape.height, shape.width, shape.sigma, shape.pool), {}
-
-
-def _filled(level: Level, maps: normalise.Maps) -> Level:
-    """Center and scale of the term as the paper sums it: its mean over the photo."""
-    center, scale = normalise.statistics(maps.mean((1, 2), keepdims=True), by_position=False)
-    return Level(level.name, level.kind, level.channels, level.height, level.width, level.weight, center, scale)
+def _score(features: PaperFeatures, tune: Frames, config: TrainConfig) -> ScoreSpec:
+    """r1, r2, r3 times the terms; the sum of each student divided by its deviation on good photos: all count alike."""
+    students = student_names(config.student)
+    bare = levels(students, len(features.teachers), config.size)
+    # the map is as large as the photo: then its mean is the mean over the pixels, as published
+    shape = ScoreSpec(bare, config.size, config.size, 0.0, 1.0)
+    maps = normalise.distances(bare, run_torch(features, tune, feature_names(shape)))
+    terms = np.stack([found.mean((1, 2)) for found in maps], 1).reshape(len(tune), len(students), -1)
+    r = np.asarray(config.terms if len(features.teachers) else paper_terms.RECONSTRUCTION[-1:])
+    weights = r / np.maximum((terms @ r).std(0), paper_terms.SMALLEST)[:, None]
+    filled = [msgspec.structs.replace(level, weight=float(w)) for level, w in zip(bare, weights.flat, strict=True)]
+    return msgspec.structs.replace(shape, levels=tuple(filled))

@@ -1,0 +1,67 @@
+"""One cell of the feature-map method: `train` and `evaluate` as a user runs them, on the bundle's FP32 graphs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from mtkd_edge import bundle, dataset, places
+from mtkd_edge.device import evaluate
+from mtkd_edge.device.engines.openvino import OpenvinoEngine
+from mtkd_edge.errors import DataError
+from mtkd_edge.lab.benchmark.job import Job
+from mtkd_edge.lab.benchmark.outcome import Outcome
+from mtkd_edge.lab.config import TrainConfig
+from mtkd_edge.lab.train import train
+
+
+def run(job: Job, photos: Path) -> Outcome:
+    """Train on the good photos of `photos` (MVTec AD layout) and evaluate on the others.
+
+    Raises what `train` and `evaluate` raise, and DataError for test photos without both good and defective ones.
+    """
+    began = time.monotonic()
+    model = job.folder / "run"
+    if not (model / places.BUNDLE_FOLDER / bundle.BUNDLE).is_file():
+        train(config(job, photos, model), job.progress)
+    folder = places.bundle_of(model)
+    manifest = bundle.load_bundle(folder)
+    listing = dataset.scan(photos, job.progress, needed=0)
+    with OpenvinoEngine(folder / bundle.FEATURES, folder / bundle.HEAD, name=manifest.name) as engine:
+        found = evaluate.evaluate(engine, manifest, bundle.load_threshold(folder), listing, job.progress)
+    if found.image_auroc is None:
+        raise DataError(f"{photos} needs good and defective test photos", "mtkd-edge train needs none")
+    return Outcome(
+        variant=job.variant.name,
+        category=job.category,
+        seed=job.seed,
+        image_auroc=found.image_auroc,
+        pixel_auroc=found.pixel_auroc,
+        aupro=found.aupro,
+        importance={teacher.name: teacher.importance for teacher in manifest.teachers},
+        photos={
+            "train": manifest.photos,
+            "tune": len(listing.side("tune")),
+            "good": found.good,
+            "anomalous": found.defective,
+        },
+        scores=tuple(score.score for score in found.scores),
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def config(job: Job, photos: Path, model: Path) -> TrainConfig:
+    """The settings as `train` takes them; a run that was stopped is resumed."""
+    settings = job.settings
+    return TrainConfig(
+        data=str(photos),
+        out=str(model),
+        teachers=job.variant.teachers,
+        student=settings.student,
+        size=settings.size,
+        epochs=settings.epochs,
+        batch=settings.batch,
+        seed=job.seed,
+        device=settings.device,
+        resume=(model / places.CONFIG).is_file(),
+    )
