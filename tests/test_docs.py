@@ -43,7 +43,12 @@ def wrong(words: list[str]) -> list[str]:
     """What a command line names that the program does not have."""
     if not words or words[0] not in COMMANDS:
         return [f"no command {words[:1]}"]
-    options = {option for parameter in GROUP.commands[words[0]].params for option in parameter.opts}
+    command = GROUP.commands[words[0]]
+    if commands := getattr(command, "commands", None):
+        if words[1:2] == [] or words[1] not in commands:
+            return [f"no command {words[:2]}"]
+        command = commands[words[1]]
+    options = {option for parameter in command.params for option in parameter.opts}
     return [word for word in words[1:] if word.startswith("--") and word.partition("=")[0] not in options]
 
 
@@ -55,7 +60,8 @@ def test_every_command_in_a_document_exists_with_its_options(document: Path) -> 
 def test_a_wrong_command_line_would_be_noticed() -> None:
     assert spoken_lines("```bash\nmtkd-edge train x --fast  # quick\n```\n") == [["train", "x", "--fast"]]
     assert wrong(["train", "--fast"]) == ["--fast"]
-    assert wrong(["fly"])
+    assert wrong(["fly"]) and wrong(["events", "fly"])
+    assert wrong(["events", "list", "./shift-1", "--fast"]) == ["--fast"]
 
 
 def test_the_readme_shows_every_command() -> None:

@@ -75,6 +75,9 @@ def watch(
     console.note(f"engine {folder}, threshold {threshold.describe()}")
     with engines.open_engine(folder, manifest) as loaded, stop_on_signals() as stop:
         sinks = [printer(stop, as_json=json), *files(out, save, manifest.model.frame, threshold)]
+        if out is not None:
+            lossless = not any(source.live for source in sources)
+            sinks.append(recorder(out, folder, manifest.model.frame, threshold, lossless=lossless))
         done = run(loaded, manifest.model, threshold, sources, sinks, stop, WatchOptions(tell=tell))
     if out is not None:
         bundle.write_file(out / "summary.json", msgspec.json.format(msgspec.json.encode(done), indent=1) + b"\n")
@@ -114,6 +117,17 @@ def files(
 
     sinks: list[Sink] = [JsonLines(out / "verdicts.jsonl"), CsvTable(out / "verdicts.csv")]
     return sinks if save == "none" else [*sinks, OverlayFolder(out / "overlays", spec, threshold, save)]
+
+
+def recorder(out: Path, engine: Path, spec: FrameSpec, threshold: Threshold, *, lossless: bool) -> Sink:
+    """The sink that keeps events under --out, each with the engine and the threshold that judged it."""
+    from mtkd_edge import bundle
+    from mtkd_edge.device.events.clock import Clock
+    from mtkd_edge.device.events.draft import Maker
+    from mtkd_edge.device.events.recorder import Recorder, RecorderOptions
+
+    maker = Maker(spec, threshold, bundle.sha256(engine / bundle.ENGINE))
+    return Recorder(out, maker, RecorderOptions(lossless=lossless), Clock(), tell)
 
 
 @contextmanager

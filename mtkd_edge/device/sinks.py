@@ -73,8 +73,8 @@ class Guard:
             self._count(_kind(error), str(error))
 
     def report(self) -> SinkReport:
-        """The counts so far."""
-        return SinkReport(self.name, self._delivered, dict(self._lost))
+        """The counts so far, with those of a sink that counts what it loses behind the caller's back (`lost`)."""
+        return SinkReport(self.name, self._delivered, dict(self._lost + Counter(getattr(self._sink, "lost", {}))))
 
     def _count(self, kind: str, detail: str) -> None:
         self._lost[kind] += 1
