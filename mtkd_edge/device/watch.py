@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mtkd_edge.bundle import Manifest
 from mtkd_edge.device.engine import Engine
@@ -40,6 +40,7 @@ class WatchOptions:
 
     `patience`: engine failures in a row that end the watch. `ahead_bytes`: photos of files that may wait, in bytes.
     `grace`: seconds after a stop that a source gets to end. `tell` hears of every change of a source or sink.
+    `focus`: for a source, what of its map and score counts (`decisions/focus.py`).
     """
 
     regions: int = 20
@@ -48,6 +49,7 @@ class WatchOptions:
     ahead_bytes: int = 64 << 20
     grace: float = 5.0
     tell: Tell = untold
+    focus: Mapping[str, Callable[[Scored], Scored]] = field(default_factory=dict)
 
 
 DEFAULT = WatchOptions()
@@ -75,7 +77,7 @@ def watch(
     health = Health(live, options.silence, options.tell)
     mailbox = Mailbox(ledger, any(live.values()), max(4, 2 * engine.batch), options.ahead_bytes)
     guards = [guard(sink, not any(live.values()), options.tell) for sink in sinks]
-    finisher = Finisher(threshold, manifest.frame, options.regions, ledger, guards)
+    finisher = Finisher(threshold, manifest.frame, options.regions, ledger, guards, options.focus)
     pumps = [Pump(source, mailbox, health, manifest.frame) for source in sources]
     scorer = Scorer(engine, options.patience)
     try:
