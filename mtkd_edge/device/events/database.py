@@ -166,20 +166,26 @@ class Database:
             self._connection.execute("delete from event where id=?", (event,))
             self._connection.execute("update sink set skipped=skipped+1 where sent<?", (event,))
 
-    def sent(self, sink: str) -> str:
-        """The id up to which a sink has sent everything. A sink that is new here starts with what comes next."""
+    def sent(self, sink: str) -> str | None:
+        """The id up to which a sink has sent everything; None for one that is new here."""
         row = self._connection.execute("select sent from sink where name=?", (sink,)).fetchone()
-        return self.last_id() if row is None else str(row[0])
+        return None if row is None else str(row[0])
 
-    def mark_sent(self, sink: str, event: str, skipped: int = 0) -> None:
-        """Remember that a sink has sent everything up to this id, and `skipped` of it never."""
-        text = "insert into sink values(?,?,?) on conflict(name) do update set sent=?, skipped=skipped+?"
-        self._connection.execute(text, (sink, event, skipped, event, skipped))
+    def mark_sent(self, sink: str, event: str) -> int:
+        """Remember that a sink has sent everything up to this id -> how many were deleted before it could, once."""
+        row = self._connection.execute("select skipped from sink where name=?", (sink,)).fetchone()
+        text = "insert into sink(name, sent) values(?,?) on conflict(name) do update set sent=excluded.sent, skipped=0"
+        self._connection.execute(text, (sink, event))
+        return int(row[0]) if row else 0
 
-    def waiting(self, sink: str) -> int:
-        """How many events a sink has not yet sent."""
-        text = "select count(*) from event where id>?"
-        return int(self._connection.execute(text, (self.sent(sink),)).fetchone()[0])
+    def count_after(self, event: str) -> int:
+        """How many events have a greater id."""
+        return int(self._connection.execute("select count(*) from event where id>?", (event,)).fetchone()[0])
+
+    def nth_after(self, event: str, number: int) -> str:
+        """The id of the `number`-th event after this one, the first being 1."""
+        text = "select id from event where id>? order by id limit 1 offset ?"
+        return str(self._connection.execute(text, (event, number - 1)).fetchone()[0])
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
