@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from mtkd_edge.threshold import Threshold
 
 Sources = Annotated[
-    list[str], typer.Argument(metavar="SOURCE...", help="Camera, folder, glob, photos, video file, rtsp:// address.")
+    list[str] | None,
+    typer.Argument(metavar="SOURCE...", help="Camera, folder, glob, photos, video file, rtsp:// address."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="A station: sources, rules, events, sinks, all in one.")
 ]
 EngineFolder = Annotated[
     Path | None, typer.Option("--engine", metavar="ENGINE", help="The engine folder. [default: the newest in engines/]")
@@ -42,7 +46,8 @@ def register(app: typer.Typer) -> None:
 
 
 def watch(
-    source: Sources,
+    source: Sources = None,
+    config: ConfigFile = None,
     engine: EngineFolder = None,
     out: Out = None,
     follow: Follow = False,
@@ -62,23 +67,38 @@ def watch(
       mtkd-edge watch ./incoming --follow
       mtkd-edge watch line-1.mp4 'archive/*.png'
       mtkd-edge watch rtsp://camera-1/stream rtsp://camera-2/stream --json
+      mtkd-edge watch --config station.toml
     """
     from mtkd_edge import bundle, places
+    from mtkd_edge.cli import station as asked
     from mtkd_edge.device import engines, summary
-    from mtkd_edge.device.sources import open_sources
+    from mtkd_edge.device.station.station import Judge, Station
     from mtkd_edge.device.watch import WatchOptions
     from mtkd_edge.device.watch import watch as run
 
+    if config is not None:
+        words = {
+            "a source": source,
+            "--engine": engine,
+            "--out": out,
+            "--follow": follow,
+            "--save": save != "anomalous",
+        }
+        settings, sources = asked.from_file(config, words)
+        base = config.parent
+        engine = base / settings.engine if settings.engine else None
+    else:
+        settings, sources = asked.from_words(source or [], follow, out)
+        base = Path()
     folder = engine or places.newest_engine()
     manifest, threshold = bundle.load_engine(folder), bundle.load_threshold(folder)
-    sources = open_sources(source, follow)
+    judge = Judge(manifest.model, threshold, bundle.sha256(folder / bundle.ENGINE))
     console.note(f"engine {folder}, threshold {threshold.describe()}")
     with engines.open_engine(folder, manifest) as loaded, stop_on_signals() as stop:
         sinks = [printer(stop, as_json=json), *files(out, save, manifest.model.frame, threshold)]
-        if out is not None:
-            lossless = not any(source.live for source in sources)
-            sinks.append(recorder(out, folder, manifest.model.frame, threshold, lossless=lossless))
-        done = run(loaded, manifest.model, threshold, sources, sinks, stop, WatchOptions(tell=tell))
+        with closing(Station(settings, base, judge, sources, tell)) as station:
+            options = WatchOptions(silence=settings.silence, tell=tell, focus=station.focus)
+            done = run(loaded, manifest.model, threshold, sources, [*sinks, station.sink], stop, options)
     if out is not None:
         bundle.write_file(out / "summary.json", msgspec.json.format(msgspec.json.encode(done), indent=1) + b"\n")
     console.note(summary.text(done))  # stdout has verdicts, and nothing else
@@ -117,17 +137,6 @@ def files(
 
     sinks: list[Sink] = [JsonLines(out / "verdicts.jsonl"), CsvTable(out / "verdicts.csv")]
     return sinks if save == "none" else [*sinks, OverlayFolder(out / "overlays", spec, threshold, save)]
-
-
-def recorder(out: Path, engine: Path, spec: FrameSpec, threshold: Threshold, *, lossless: bool) -> Sink:
-    """The sink that keeps events under --out, each with the engine and the threshold that judged it."""
-    from mtkd_edge import bundle
-    from mtkd_edge.device.events.clock import Clock
-    from mtkd_edge.device.events.draft import Maker
-    from mtkd_edge.device.events.recorder import Recorder, RecorderOptions
-
-    maker = Maker(spec, threshold, bundle.sha256(engine / bundle.ENGINE))
-    return Recorder(out, maker, RecorderOptions(lossless=lossless), Clock(), tell)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ Sink = Callable[[Verdict, Photo | None, Map | None], None]
 COLUMNS = ("source", "seq", "captured", "state", "score", "threshold", "regions", "total_ms", "path", "reason")
 ROOM = 16
 """Pictures that may wait for a slow sink."""
-PATIENCE = 10.0
+PATIENCE = 2.0
 """Seconds that a slow sink gets to finish once the watch has ended."""
 SKIPPED = "skipped: the sink is slower than the camera"
 UNFINISHED = "unfinished when the watch ended"

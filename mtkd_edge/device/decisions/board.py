@@ -81,10 +81,13 @@ class Board:
                     found.append((name, alarm))
         return found
 
-    def acknowledge(self, source: str) -> None:
-        """Open the latch of a line."""
+    def acknowledge(self, source: str, at: float | None = None) -> None:
+        """Open the latch of a line, unless an alarm was raised after `at`, or is still kept back: nobody saw it."""
         with self._lock:
-            self._memories[source] = line.acknowledge(self._memories[source])
+            memory = self._memories[source]
+            later = at is not None and memory.alarmed is not None and memory.alarmed > at
+            if not later and not memory.pending:
+                self._memories[source] = line.acknowledge(memory)
 
     def status(self, source: str) -> Status:
         """One line now."""

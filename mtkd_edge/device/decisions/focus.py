@@ -51,6 +51,10 @@ class FocusSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for area in (*self.look, *self.ignore):
             _corners(area)
 
+    def below(self, base: Path) -> FocusSpec:
+        """The same with the path of the mask starting at `base`."""
+        return msgspec.structs.replace(self, mask=str(base / self.mask)) if self.mask else self
+
     @property
     def everything(self) -> bool:
         """Whether the whole picture counts."""

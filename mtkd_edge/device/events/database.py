@@ -103,7 +103,10 @@ class Database:
             raise
 
     def add(self, events: Sequence[Event]) -> None:
-        """Insert events, whose ids are greater than any here; one that is here already stays as it is."""
+        """Insert events, whose ids are greater than any here; one that is here already stays as it is.
+
+        An acknowledgement is for its alarm and for those of the same source before it.
+        """
         rows = []
         for event in events:
             body = msgspec.json.encode(event)
@@ -112,7 +115,8 @@ class Database:
         self._connection.executemany(ROW, rows)
         for event in events:
             if event.kind is Kind.ACKNOWLEDGED:
-                self._connection.execute("update event set acknowledged=1 where id=?", (event.about,))
+                text = "update event set acknowledged=1 where source=? and latched=1 and id<=?"
+                self._connection.execute(text, (event.source, event.about))
 
     def last_id(self) -> str:
         """The greatest id, "" without any."""

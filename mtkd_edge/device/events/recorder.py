@@ -35,7 +35,8 @@ GROUP = 64
 RETRY = 1.0
 PRUNE = 10.0
 """Seconds between looks at the limits; sooner while there is more to delete."""
-PATIENCE = 4.0
+URGENT = 4
+PATIENCE = 1.5
 """Seconds that the last group gets when the watch has ended."""
 UNWRITTEN = "not written when the watch ended"
 Listener = Callable[[Sequence[Event], bool], None]
@@ -91,14 +92,18 @@ class Recorder:
         if self._options.keep == "all" or verdict.state is not State.NORMAL:
             self.offer(Draft(Kind.VERDICT, verdict, photo, values, self._clock.stamp()))
 
-    def offer(self, draft: Draft) -> None:
-        """Leave an event. Raises EventStoreBehind where there is no room, or what the thread died of."""
+    def offer(self, draft: Draft, urgent: bool = False) -> None:
+        """Leave an event. Raises EventStoreBehind where there is no room, or what the thread died of.
+
+        An `urgent` one, which should have no pictures, finds room where others do not, up to URGENT times as much.
+        """
         with self._changed:
             if self._options.lossless:
                 self._changed.wait_for(lambda: self._fits(draft) or self._task.error is not None)
             if self._task.error is not None:
                 raise self._task.error
-            if not self._fits(draft):
+            fits = self._fits(draft) or (urgent and len(self._room) < URGENT * self._options.room)
+            if not fits:
                 raise EventStoreBehind("events come faster than they can be coded and written")
             self._room.append(draft)
             self._room_bytes += draft.nbytes

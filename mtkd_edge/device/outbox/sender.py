@@ -29,7 +29,7 @@ UNSTORED = 1000
 REMEMBER = 1.0
 """Seconds between two writes of how far a sink has come: what a crash makes it repeat."""
 POLL = 1.0
-PATIENCE = 2.0
+PATIENCE = 1.0
 """Seconds that a sink gets to send the rest when the watch has ended; what is left is sent after the next start."""
 
 
@@ -89,7 +89,7 @@ class Sender:
     def close(self) -> None:
         """Finish, and wait for it; a call that hangs in the network is left behind."""
         self.finish()
-        self._task.join(max(0.0, self._deadline - time.monotonic()) + 1.0)
+        self._task.join(max(0.0, self._deadline - time.monotonic()) + 0.5)
         if self._task.error is not None:
             raise self._task.error
 
