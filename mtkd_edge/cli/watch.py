@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,6 +34,7 @@ ConfigFile = Annotated[
 EngineFolder = Annotated[
     Path | None, typer.Option("--engine", metavar="ENGINE", help="The engine folder. [default: the newest in engines/]")
 ]
+Serve = Annotated[str, typer.Option("--serve", metavar="HOST:PORT", help="Show it all on a page in the browser.")]
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where verdicts, overlays and the summary go. [default: nowhere]")
 ]
@@ -52,6 +54,7 @@ def watch(
     out: Out = None,
     follow: Follow = False,
     save: Save = "anomalous",
+    serve: Serve = "",
     json: Json = False,
 ) -> None:
     """Give every frame a verdict:  mtkd-edge watch /dev/video0
@@ -67,6 +70,7 @@ def watch(
       mtkd-edge watch ./incoming --follow
       mtkd-edge watch line-1.mp4 'archive/*.png'
       mtkd-edge watch rtsp://camera-1/stream rtsp://camera-2/stream --json
+      mtkd-edge watch /dev/video0 --out ./shift-1 --serve 127.0.0.1:8080
       mtkd-edge watch --config station.toml
     """
     from mtkd_edge import bundle, places
@@ -77,18 +81,12 @@ def watch(
     from mtkd_edge.device.watch import watch as run
 
     if config is not None:
-        words = {
-            "a source": source,
-            "--engine": engine,
-            "--out": out,
-            "--follow": follow,
-            "--save": save != "anomalous",
-        }
+        words = {"a source": source, "--engine": engine, "--out": out, "--follow": follow, "--serve": serve}
         settings, sources = asked.from_file(config, words)
         base = config.parent
         engine = base / settings.engine if settings.engine else None
     else:
-        settings, sources = asked.from_words(source or [], follow, out)
+        settings, sources = asked.from_words(source or [], follow, out, serve)
         base = Path()
     folder = engine or places.newest_engine()
     manifest, threshold = bundle.load_engine(folder), bundle.load_threshold(folder)
@@ -98,7 +96,12 @@ def watch(
         sinks = [printer(stop, as_json=json), *files(out, save, manifest.model.frame, threshold)]
         with closing(Station(settings, base, judge, sources, tell)) as station:
             options = WatchOptions(silence=settings.silence, tell=tell, focus=station.focus)
-            done = run(loaded, manifest.model, threshold, sources, [*sinks, station.sink], stop, options)
+            sinks.append(station.sink)
+            with asked.page(settings, base, station, judge, str(folder), sources) as watcher:
+                if watcher is not None:
+                    sinks.append(watcher.viewfinder)
+                    options = replace(options, attach=watcher.attach)
+                done = run(loaded, manifest.model, threshold, sources, sinks, stop, options)
     if out is not None:
         bundle.write_file(out / "summary.json", msgspec.json.format(msgspec.json.encode(done), indent=1) + b"\n")
     console.note(summary.text(done))  # stdout has verdicts, and nothing else

@@ -74,7 +74,7 @@ def step(
     if not silent(changed, rules, now):
         changed = msgspec.structs.replace(changed, silent=False)
     if bad and not memory.bad:
-        why = f"{sum(votes)} of the last {len(votes)} frames are anomalous"
+        why = f"{sum(votes)} of the last {len(votes)} frames are anomalous" if rules.of > 1 else "an anomalous frame"
         changed = _want(msgspec.structs.replace(changed, latched=memory.latched or rules.latch), why)
     return _raise(changed, rules, now)
 

@@ -41,6 +41,10 @@ class Pulse:
         self._task.join(2.0)
         self.check()
 
+    def alive(self) -> bool:
+        """Whether it still beats."""
+        return self._task.is_alive()
+
     def check(self) -> None:
         """Raises what the thread died of."""
         if self._task.error is not None:

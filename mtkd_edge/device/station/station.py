@@ -102,6 +102,10 @@ class Station:
             self.close()
             raise
 
+    def alive(self) -> bool:
+        """Whether time still passes here: without it silence would not be noticed."""
+        return self._pulse is not None and self._pulse.alive()
+
     def losses(self) -> Counter[str]:
         """What was lost, by who lost it and why."""
         counted = Counter({f"store: {why}": n for why, n in self.recorder.lost.items()} if self.recorder else {})
