@@ -71,7 +71,7 @@ def shown(
     stop = threading.Event()
     station = Station(config, tmp_path, JUDGE, sources, health.untold)
     page = Page(config.serve, tmp_path, station, JUDGE, config.station, "engines/part-cpu", [s.live for s in sources])
-    options = WatchOptions(focus=station.focus, attach=page.watcher.attach)
+    options = WatchOptions(focus=station.focus, attach=station.attach)
     sinks = [station.sink, page.watcher.viewfinder]
     arguments = (FakeEngine(), line.MANIFEST, line.THRESHOLD, sources, sinks, stop, options)
     thread = threading.Thread(target=watch, args=arguments)

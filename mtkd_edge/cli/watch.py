@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -95,12 +95,11 @@ def watch(
     with engines.open_engine(folder, manifest) as loaded, stop_on_signals() as stop:
         sinks = [printer(stop, as_json=json), *files(out, save, manifest.model.frame, threshold)]
         with closing(Station(settings, base, judge, sources, tell)) as station:
-            options = WatchOptions(silence=settings.silence, tell=tell, focus=station.focus)
+            options = WatchOptions(silence=settings.silence, tell=tell, focus=station.focus, attach=station.attach)
             sinks.append(station.sink)
             with asked.page(settings, base, station, judge, str(folder), sources) as watcher:
                 if watcher is not None:
                     sinks.append(watcher.viewfinder)
-                    options = replace(options, attach=watcher.attach)
                 done = run(loaded, manifest.model, threshold, sources, sinks, stop, options)
     if out is not None:
         bundle.write_file(out / "summary.json", msgspec.json.format(msgspec.json.encode(done), indent=1) + b"\n")
@@ -154,7 +153,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(each, second)
 
     def second(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        console.note("interrupted")
+        os._exit(console.INTERRUPTED)  # now: not after whatever still drains; what is on the disk is whole anyway
 
     before = {number: signal.signal(number, first) for number in numbers}
     try:

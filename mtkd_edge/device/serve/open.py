@@ -15,7 +15,7 @@ from mtkd_edge.device.station.station import Judge, Station
 
 
 class Page:
-    """Listens at once. `watcher.viewfinder` is a sink, `watcher.attach` goes to the watch; `address` may be shown."""
+    """Listens at once. `watcher.viewfinder` is a sink; `address` may be shown."""
 
     def __init__(
         self, wanted: Serve, base: Path, station: Station, judge: Judge, name: str, engine: str, live: Sequence[bool]

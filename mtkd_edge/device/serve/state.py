@@ -15,8 +15,6 @@ from mtkd_edge import __version__
 from mtkd_edge.device.decisions.board import Board
 from mtkd_edge.device.events.database import Database, Filter, exists
 from mtkd_edge.device.events.record import Event
-from mtkd_edge.device.health import Health
-from mtkd_edge.device.ledger import Ledger
 from mtkd_edge.device.serve.viewfinder import Viewfinder
 from mtkd_edge.device.station.station import Judge, Station
 from mtkd_edge.errors import DataError
@@ -115,7 +113,6 @@ class Watcher:
         self._board: Board = station.board
         self._live = dict(zip(self._board.sources, live, strict=True))
         self.viewfinder = Viewfinder()
-        self._vitals: tuple[Ledger, Health] | None = None
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._made: StationState | None = None
@@ -123,17 +120,15 @@ class Watcher:
         self._events: list[Shown] = []
         self._size = (0, 0)
 
-    def attach(self, ledger: Ledger, health: Health) -> None:
-        """The watch has begun."""
-        self._vitals = ledger, health
-
     def ready(self) -> dict[str, bool]:
         """By source, whether it is really watched: a camera by a frame scored lately, a file by nothing that waits."""
         found = {}
         for source, live in self._live.items():
             seen = self.viewfinder.seen(source)
             fresh = seen is not None and time.monotonic() - seen.at <= READY
-            idle = self._vitals is not None and not live and self._vitals[0].account(source).waiting == 0
+            idle = (
+                self._station.vitals is not None and not live and self._station.vitals[0].account(source).waiting == 0
+            )
             found[source] = (fresh and self._board.status(source).sequence > 0) or idle
         return found
 
@@ -165,8 +160,8 @@ class Watcher:
         status, rules = self._board.status(source), self._board.rules(source)
         verdicts, states = self.viewfinder.verdicts(source), self.viewfinder.states(source)
         seen, last = self.viewfinder.seen(source), status.last
-        account = self._vitals[0].account(source) if self._vitals else None
-        record = self._vitals[1].record(source) if self._vitals else None
+        account = self._station.vitals[0].account(source) if self._station.vitals else None
+        record = self._station.vitals[1].record(source) if self._station.vitals else None
         return Line(
             source=source,
             live=self._live[source],

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 
 from mtkd_edge.bundle import Manifest
-from mtkd_edge.device import health
 from mtkd_edge.device.decisions import rules
 from mtkd_edge.device.decisions.board import Board
 from mtkd_edge.device.decisions.focus import Focus
@@ -19,6 +18,8 @@ from mtkd_edge.device.events.draft import Maker
 from mtkd_edge.device.events.record import Event
 from mtkd_edge.device.events.recorder import Recorder, RecorderOptions
 from mtkd_edge.device.events.retention import Limits
+from mtkd_edge.device.health import Health, Tell
+from mtkd_edge.device.ledger import Ledger
 from mtkd_edge.device.outbox.channel import Channel
 from mtkd_edge.device.outbox.sender import Sender, SenderOptions
 from mtkd_edge.device.scoring import Scored
@@ -29,6 +30,7 @@ from mtkd_edge.device.station.config import Config
 from mtkd_edge.device.station.decide import Decide
 from mtkd_edge.device.station.pulse import Output, Pulse
 from mtkd_edge.device.station.secrets import secret
+from mtkd_edge.device.station.watchdog import Watchdog
 from mtkd_edge.device.station.ways_out import follow, mqtt, webhook
 from mtkd_edge.errors import UsageError
 from mtkd_edge.threshold import Threshold
@@ -71,7 +73,7 @@ class Station:
         base: Path,
         judge: Judge,
         sources: Sequence[Source],
-        tell: health.Tell,
+        tell: Tell,
         outputs: Sequence[Output] = (),
     ) -> None:
         """`sources` are those of the configuration, in its order.
@@ -91,16 +93,23 @@ class Station:
         self.recorder: Recorder | None = None
         self._pulse: Pulse | None = None
         self._over = False
+        self.vitals: tuple[Ledger, Health] | None = None
+        self.watchdog = Watchdog({source.name: source.live for source in sources})
         try:
             answers = self._start(base, judge, lossless=not any(source.live for source in sources))
             self.board = Board(self.rules, pulse.latched(self.root))
             scales = {name: wanted.focus.mm_per_pixel for name, wanted in given.items()}
             keep = config.events.keep if config.events else "events"
             self.sink = Decide(self.board, self.recorder, keep, scales, self.clock, self.close, self.losses)
-            self._pulse = Pulse(self.board, self.sink.alarm, (*answers, *outputs), self.root)
+            self._pulse = Pulse(self.board, self.sink.alarm, (*answers, self.watchdog, *outputs), self.root)
         except BaseException:
             self.close()
             raise
+
+    def attach(self, ledger: Ledger, health: Health) -> None:
+        """For `WatchOptions.attach`: the watch has begun."""
+        self.vitals = ledger, health
+        self.watchdog.attach(ledger, health)
 
     def alive(self) -> bool:
         """Whether time still passes here: without it silence would not be noticed."""
@@ -118,6 +127,7 @@ class Station:
         if self._over:
             return
         self._over = True
+        self.watchdog.stopping()
         try:
             if self._pulse is not None:
                 self._pulse.close()
