@@ -26,7 +26,6 @@ VENDORS = {
     "paho": "paho",  # MQTT, extra `mqtt`
     "starlette": "starlette",  # the page, extra `serve`
     "uvicorn": "uvicorn",  # its server, extra `serve`
-    "pymodbus": "pymodbus",  # Modbus-TCP for a PLC, extra `modbus`
     "asyncua": "asyncua",  # OPC UA for a PLC, extra `opcua`
 }
 """A vendor runtime and the word that the name of a file importing it must contain."""

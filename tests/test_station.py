@@ -14,6 +14,7 @@ from store import until
 from test_webhook import Server
 
 from mtkd_edge.device import health
+from mtkd_edge.device.decisions.board import Board
 from mtkd_edge.device.decisions.line import Answer
 from mtkd_edge.device.decisions.rules import Rules
 from mtkd_edge.device.events.acknowledge import acknowledge
@@ -21,6 +22,7 @@ from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.events.database import Database, Filter
 from mtkd_edge.device.events.record import Event
 from mtkd_edge.device.station.config import Config
+from mtkd_edge.device.station.pulse import Pulse
 from mtkd_edge.device.station.station import Judge, Station, located, open_all
 from mtkd_edge.errors import UsageError
 from mtkd_edge.verdict import State
@@ -153,6 +155,21 @@ def test_it_ends_in_time_although_nothing_gets_through(tmp_path: Path) -> None:
     running.close()
     assert time.monotonic() - began < 3.5
     assert len(events(tmp_path)) == 20
+
+
+def test_an_output_that_fails_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+    told: list[health.Event] = []
+    heard: list[int] = []
+
+    def broken(statuses: object) -> None:
+        raise ZeroDivisionError("no")
+
+    board = Board({"a": Rules()})
+    pulse = Pulse(board, lambda source, alarm: None, (broken, lambda statuses: heard.append(1)), None, told.append)
+    until(lambda: len(heard) > 5)
+    pulse.close()
+    assert [event.reason for event in told] == ["ZeroDivisionError: no"]
+    assert sum(pulse.failures.values()) >= 5
 
 
 def test_the_rules_must_fit_the_threshold_and_nothing_runs_where_they_do_not(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_everything_that_can_be_said_is_understood(tmp_path: Path) -> None:
     assert top.focus.look[1] == ((0, 0), (1, 0), (0, 1)) and second.rules is None
     assert found.events is not None and found.events.keep == "events"
     assert found.mqtt is not None and (found.mqtt.port, found.mqtt.what) == (1883, "alarms")
-    assert found.serve is not None and (found.serve.host, found.serve.port) == ("::1", 8080)
+    assert found.serve is not None and config.split(found.serve.address) == ("::1", 8080)
 
 
 LEAST = '[[source]]\naddress = "0"\n'
@@ -103,6 +103,7 @@ EVENTS = '[events]\nfolder = "e"\n'
         (LEAST + EVENTS + "[[webhook]]\nurl = 'http://x'\n[[webhook]]\nurl = 'http://y'", "names that differ"),
         (LEAST + "[serve]\naddress = '8080'", r"HOST:PORT.*\$.serve"),
         (LEAST + "[serve]\nviewers = 0", "viewers"),
+        (LEAST + "[modbus]\naddress = 'plc'", r"HOST:PORT.*\$.modbus"),
         ("silence = 0\n" + LEAST, "silence"),
         ("station = ", "is no TOML"),
     ],

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from mtkd_edge.device.events.clock import Clock, Ids
-from mtkd_edge.device.events.database import Database
+from mtkd_edge.device.events.database import Database, Filter
 from mtkd_edge.device.events.record import Event, Kind
 from mtkd_edge.errors import DataError, UsageError
 
@@ -45,3 +45,19 @@ def acknowledge(root: Path, alarm: str, by: str, clock: Clock) -> Event:
     except sqlite3.Error as error:
         raise DataError(f"{root} cannot be written: {error}", "check the free space and permissions") from error
     return event
+
+
+def acknowledge_line(root: Path, source: str, by: str, clock: Clock) -> None:
+    """Acknowledge the newest alarm of a source that waits, and with it those before; nothing where none does.
+
+    Raises DataError where the store cannot be read or written.
+    """
+    reader = Database(root, readonly=True)
+    try:
+        waiting = reader.find(Filter(source=source, open=True, limit=1))
+    except sqlite3.Error as error:
+        raise DataError(f"{root} cannot be read: {error}", "check the disk") from error
+    finally:
+        reader.close()
+    if waiting:
+        acknowledge(root, waiting[0].id, by, clock)

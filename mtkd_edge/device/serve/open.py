@@ -9,7 +9,7 @@ from mtkd_edge.device.serve.access import access
 from mtkd_edge.device.serve.app_starlette import Pages, application
 from mtkd_edge.device.serve.server_uvicorn import Server
 from mtkd_edge.device.serve.state import Watcher
-from mtkd_edge.device.station.config import Serve
+from mtkd_edge.device.station.config import Serve, split
 from mtkd_edge.device.station.secrets import secret
 from mtkd_edge.device.station.station import Judge, Station
 
@@ -21,11 +21,12 @@ class Page:
         self, wanted: Serve, base: Path, station: Station, judge: Judge, name: str, engine: str, live: Sequence[bool]
     ) -> None:
         """`live`: for each source, whether it is a camera. Raises UsageError, MissingExtraError without the extra."""
+        host, port = split(wanted.address)
         token = secret("token", wanted.token_file, wanted.token_env, base)
-        self.access = access(wanted.host, token, open_=wanted.open)
+        self.access = access(host, token, open_=wanted.open)
         self.watcher = Watcher(station, judge, name, engine, live)
         self.pages = Pages(self.watcher, station, judge, self.access, wanted.viewers)
-        self.server = Server(application(self.pages), wanted.host, wanted.port, wanted.viewers)
+        self.server = Server(application(self.pages), host, port, wanted.viewers)
 
     @property
     def address(self) -> str:

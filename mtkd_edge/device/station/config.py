@@ -97,6 +97,25 @@ class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"timeout lies between 0.1 and 60 seconds, got {self.timeout}")
 
 
+class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[modbus]`: a server that a controller reads. `acknowledge`: it may acknowledge alarms, by writing coils."""
+
+    address: str = "127.0.0.1:1502"
+    acknowledge: bool = False
+
+    def __post_init__(self) -> None:
+        split(self.address)
+
+
+class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[opcua]`: a server that a controller or a SCADA system reads and subscribes to."""
+
+    address: str = "127.0.0.1:4840"
+
+    def __post_init__(self) -> None:
+        split(self.address)
+
+
 class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`[serve]`: the page. Without a token of yours one is made and shown at the start, on loopback only.
 
@@ -110,22 +129,9 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     viewers: int = 8
 
     def __post_init__(self) -> None:
-        host, found, port = self.address.rpartition(":")
-        if not (found and host and port.isdecimal()):
-            raise ValueError(f"an address is HOST:PORT, such as 127.0.0.1:8080, got {self.address!r}")
-        _port(int(port))
+        split(self.address)
         if not 1 <= self.viewers <= 64:
             raise ValueError(f"viewers lies between 1 and 64, got {self.viewers}")
-
-    @property
-    def host(self) -> str:
-        """Where to listen; an IPv6 address without its brackets."""
-        return self.address.rpartition(":")[0].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """0 takes any that is free."""
-        return int(self.address.rpartition(":")[2])
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,6 +145,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     events: Events | None = None
     mqtt: MqttConfig | None = None
     webhook: tuple[WebhookConfig, ...] = ()
+    modbus: ModbusConfig | None = None
+    opcua: OpcUaConfig | None = None
     serve: Serve | None = None
 
     def __post_init__(self) -> None:
@@ -172,6 +180,15 @@ def _hint(message: str) -> str:
         if f"unknown field `{word}`" in message:
             return f"a {word} is not written here: {word}_file = PATH or {word}_env = VARIABLE"
     return "docs/operations.md lists every key"
+
+
+def split(address: str) -> tuple[str, int]:
+    """HOST:PORT -> host (an IPv6 address without its brackets) and port; port 0 is any. Raises ValueError."""
+    host, found, port = address.rpartition(":")
+    if not (found and host and port.isdecimal()):
+        raise ValueError(f"an address is HOST:PORT, such as 127.0.0.1:8080, got {address!r}")
+    _port(int(port))
+    return host.strip("[]"), int(port)
 
 
 def _port(port: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mtkd_edge.device.decisions.line import Alarm
 from mtkd_edge.device.events.clock import boot_id
 from mtkd_edge.device.events.database import Database, Filter, exists
 from mtkd_edge.device.events.record import Kind
+from mtkd_edge.device.health import Event, Tell, untold
 from mtkd_edge.device.task import Task
 from mtkd_edge.errors import DataError
 
@@ -20,16 +22,23 @@ BEAT = 0.1
 LOOK = 0.5
 """Seconds between looks for acknowledgements that others have written."""
 Output = Callable[[Sequence[Status]], None]
-"""Hears of all lines at every beat; must not block."""
+"""Hears of all lines at every beat; must not block. One that raises is told of once; time goes on for the others."""
 
 
 class Pulse:
     """Beats until closed. `alarm` hears of alarms that only time has raised."""
 
     def __init__(
-        self, board: Board, alarm: Callable[[str, Alarm], None], outputs: Sequence[Output], events: Path | None
+        self,
+        board: Board,
+        alarm: Callable[[str, Alarm], None],
+        outputs: Sequence[Output],
+        events: Path | None,
+        tell: Tell = untold,
     ) -> None:
         self._board, self._alarm, self._outputs, self._events = board, alarm, tuple(outputs), events
+        self._tell = tell
+        self.failures: Counter[str] = Counter()
         self._seen, self._boot = newest(events), boot_id()
         self._look_at = 0.0
         self._closing = threading.Event()
@@ -59,7 +68,16 @@ class Pulse:
                 self._look_at = time.monotonic() + LOOK
             statuses = [self._board.status(source) for source in self._board.sources]
             for output in self._outputs:
-                output(statuses)
+                self._hand(output, statuses)
+
+    def _hand(self, output: Output, statuses: Sequence[Status]) -> None:
+        try:
+            output(statuses)
+        except Exception as error:  # noqa: BLE001 - an output must not stop time: silence would go unnoticed
+            name = str(getattr(output, "name", type(output).__name__))
+            self.failures[name] += 1
+            if self.failures[name] == 1:
+                self._tell(Event(name, "failing", f"{type(error).__name__}: {error}", time.time()))
 
     def _acknowledged(self) -> None:
         """A latch opens once no alarm of its line waits any more."""

@@ -13,6 +13,7 @@ from mtkd_edge.device.decisions import rules
 from mtkd_edge.device.decisions.board import Board
 from mtkd_edge.device.decisions.focus import Focus
 from mtkd_edge.device.decisions.rules import Rules
+from mtkd_edge.device.events.acknowledge import acknowledge_line
 from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.events.draft import Maker
 from mtkd_edge.device.events.record import Event
@@ -22,11 +23,13 @@ from mtkd_edge.device.health import Health, Tell
 from mtkd_edge.device.ledger import Ledger
 from mtkd_edge.device.outbox.channel import Channel
 from mtkd_edge.device.outbox.sender import Sender, SenderOptions
+from mtkd_edge.device.plc.modbus import Modbus
+from mtkd_edge.device.plc.opcua_asyncua import OpcUa
 from mtkd_edge.device.scoring import Scored
 from mtkd_edge.device.sources import open_source
 from mtkd_edge.device.sources.base import Source
 from mtkd_edge.device.station import pulse
-from mtkd_edge.device.station.config import Config
+from mtkd_edge.device.station.config import Config, split
 from mtkd_edge.device.station.decide import Decide
 from mtkd_edge.device.station.pulse import Output, Pulse
 from mtkd_edge.device.station.secrets import secret
@@ -74,7 +77,6 @@ class Station:
         judge: Judge,
         sources: Sequence[Source],
         tell: Tell,
-        outputs: Sequence[Output] = (),
     ) -> None:
         """`sources` are those of the configuration, in its order.
 
@@ -92,6 +94,8 @@ class Station:
         self.senders: list[Sender] = []
         self.recorder: Recorder | None = None
         self._pulse: Pulse | None = None
+        self.modbus: Modbus | None = None
+        self.opcua: OpcUa | None = None
         self._over = False
         self.vitals: tuple[Ledger, Health] | None = None
         self.watchdog = Watchdog({source.name: source.live for source in sources})
@@ -101,7 +105,8 @@ class Station:
             scales = {name: wanted.focus.mm_per_pixel for name, wanted in given.items()}
             keep = config.events.keep if config.events else "events"
             self.sink = Decide(self.board, self.recorder, keep, scales, self.clock, self.close, self.losses)
-            self._pulse = Pulse(self.board, self.sink.alarm, (*answers, self.watchdog, *outputs), self.root)
+            outputs = (*answers, *self._controllers(), self.watchdog)
+            self._pulse = Pulse(self.board, self.sink.alarm, outputs, self.root, tell)
         except BaseException:
             self.close()
             raise
@@ -115,11 +120,18 @@ class Station:
         """Whether time still passes here: without it silence would not be noticed."""
         return self._pulse is not None and self._pulse.alive()
 
+    def acknowledge(self, source: str, by: str) -> None:
+        """Acknowledge the alarms of a line, if any wait. Raises DataError where that cannot be written."""
+        if self.root is not None:
+            acknowledge_line(self.root, source, by, self.clock)
+
     def losses(self) -> Counter[str]:
         """What was lost, by who lost it and why."""
         counted = Counter({f"store: {why}": n for why, n in self.recorder.lost.items()} if self.recorder else {})
         for sender in self.senders:
             counted.update({f"{sender.name}: {why}": count for why, count in sender.lost.items()})
+        if self._pulse is not None:
+            counted.update({f"{name}: beats failed": count for name, count in self._pulse.failures.items()})
         return counted
 
     def close(self) -> None:
@@ -132,6 +144,10 @@ class Station:
             if self._pulse is not None:
                 self._pulse.close()
         finally:
+            # a controller notices the end of a connection before that of a heartbeat
+            for server in (self.modbus, self.opcua):
+                if server is not None:
+                    server.close()
             try:
                 if self.recorder is not None:
                     self.recorder.close()
@@ -159,6 +175,14 @@ class Station:
             hook = webhook(wanted, self._config.station, base, self.root, self.clock)
             self._send(wanted.name, hook, SenderOptions(what=wanted.what))
         return outputs
+
+    def _controllers(self) -> list[Output]:
+        """The outputs that controllers read."""
+        if wanted := self._config.modbus:
+            self.modbus = Modbus(*split(wanted.address), self.acknowledge if wanted.acknowledge else None)
+        if ua := self._config.opcua:
+            self.opcua = OpcUa(*split(ua.address), self._config.station, tuple(self.rules))
+        return [output for output in (self.modbus, self.opcua) if output is not None]
 
     def _send(self, name: str, channel: Channel, options: SenderOptions) -> None:
         assert self.root is not None, "ways out want events: the configuration has refused them without"
