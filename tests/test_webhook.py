@@ -187,6 +187,7 @@ class Recording:
     """A channel in memory that can be shut."""
 
     name = "memory"
+    trouble = ""
 
     def __init__(self, shut: bool = False) -> None:
         self.got: list[int] = []

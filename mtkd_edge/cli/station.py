@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mtkd_edge.device.station.config import Config
     from mtkd_edge.device.station.station import Judge, Station
 
+UNLIMITED = 1e6
+
 
 def from_file(path: Path, words: Mapping[str, object]) -> tuple[Config, list[Source]]:
     """The configuration and its sources. Raises UsageError for words that the file says as well."""
@@ -43,7 +45,8 @@ def from_words(texts: list[str], follow: bool, out: Path | None, serve: str) -> 
         shown = msgspec.convert({"address": serve}, Serve) if serve else None
     except msgspec.ValidationError as error:
         raise UsageError(f"--serve: {error}", "--serve 127.0.0.1:8080") from error
-    events = Events(folder=str(out.absolute())) if out is not None else None
+    # whoever names a folder for one run wants all of it; limits are for stations that run for weeks
+    events = Events(folder=str(out.absolute()), gigabytes=UNLIMITED) if out is not None else None
     wanted = tuple(Wanted(address=source.name) for source in sources)
     return Config(source=wanted, events=events, serve=shown), sources
 

@@ -23,7 +23,7 @@ from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.events.draft import Draft, Maker
 from mtkd_edge.device.events.pictures import Pictures
 from mtkd_edge.device.events.record import Event, Kind
-from mtkd_edge.device.events.retention import Limits
+from mtkd_edge.device.events.retention import AT_ONCE, Limits
 from mtkd_edge.device.events.store import Store
 from mtkd_edge.device.sinks import Map
 from mtkd_edge.device.task import Task
@@ -36,8 +36,10 @@ RETRY = 1.0
 PRUNE = 10.0
 """Seconds between looks at the limits; sooner while there is more to delete."""
 URGENT = 4
-PATIENCE = 1.5
-"""Seconds that the last group gets when the watch has ended."""
+PATIENCE, PATIENCE_LOSSLESS = 1.5, 3.0
+"""Seconds that what is left gets when the watch has ended."""
+ROOM_LOSSLESS = 32
+"""Events that may wait where the caller waits as well: few, so that the end is quick."""
 UNWRITTEN = "not written when the watch ended"
 Listener = Callable[[Sequence[Event], bool], None]
 """Hears of events once they are on the disk (True), or when they could not be written (False). Must not block."""
@@ -61,7 +63,10 @@ class RecorderOptions(msgspec.Struct, frozen=True):
 
 
 class Recorder:
-    """A sink. `lost` counts events that were never written, by reason; `failing` is why writing fails just now."""
+    """A sink. `lost` counts events that were never written, by reason; `failing` is why writing fails just now.
+
+    `stored` and `pruned` count events written, and deleted by the limits, since the start.
+    """
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class Recorder:
         self.name = str(root)
         self.lost: Counter[str] = Counter()
         self.failing = ""
-        self.stored = 0
+        self.stored = self.pruned = 0
         self._maker, self._options, self._clock, self._tell, self._listeners = maker, options, clock, tell, listeners
         self._changed = threading.Condition()
         self._room: deque[Draft] = deque()
@@ -115,7 +120,7 @@ class Recorder:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._task.join(PATIENCE)
+        self._task.join(PATIENCE_LOSSLESS if self._options.lossless else PATIENCE)
         if self._task.is_alive():
             self._abandoned = True
             self.lost[f"{UNWRITTEN}: {self.failing or 'the disk is too slow'}"] += self.waiting()
@@ -129,7 +134,8 @@ class Recorder:
 
     def _fits(self, draft: Draft) -> bool:
         bytes_ = self._room_bytes + draft.nbytes
-        return not self._room or (len(self._room) < self._options.room and bytes_ <= self._options.room_bytes)
+        room = min(self._options.room, ROOM_LOSSLESS) if self._options.lossless else self._options.room
+        return not self._room or (len(self._room) < room and bytes_ <= self._options.room_bytes)
 
     def _work(self) -> None:
         try:
@@ -205,9 +211,10 @@ class Recorder:
     def _prune(self) -> None:
         if self.failing or time.monotonic() < self._prune_at:
             return
+        deleted = 0
         try:
-            more = self._store.prune()
+            deleted = self._store.prune()
         except (OSError, sqlite3.Error) as error:
             self._fail(error)
-            more = False
-        self._prune_at = time.monotonic() + (0.0 if more else PRUNE)
+        self.pruned += deleted
+        self._prune_at = time.monotonic() + (PRUNE if deleted < AT_ONCE else 0.0)

@@ -16,7 +16,7 @@ from mtkd_edge.device.events.clock import Clock, Ids
 from mtkd_edge.device.events.database import Database
 from mtkd_edge.device.events.pictures import Pictures
 from mtkd_edge.device.events.record import Event
-from mtkd_edge.device.events.retention import AT_ONCE, Limits, prune
+from mtkd_edge.device.events.retention import Limits, prune
 from mtkd_edge.errors import UsageError
 
 LOCK = ".watching"
@@ -60,12 +60,12 @@ class Store:
             with self._database.transaction():
                 self._ids = Ids(self._clock, max(self._database.last_id(), self._ids.last))
                 events = [self._named(event, each) for event, each in held]
-                folders: set[Path] = set()
+                paths: list[Path] = []
                 for event, (_, each) in zip(events, held, strict=True):
                     written.append((event.image, event.heat))
-                    folders.update(pictures.write(self._root, event.id, each))
-                for folder in folders | {folder.parent for folder in folders}:
-                    pictures.sync_folder(folder)
+                    paths += pictures.write(self._root, event.id, each)
+                if paths:
+                    pictures.sync(paths)
                 self._database.add(events)
         except (OSError, sqlite3.Error):
             self._drop()
@@ -74,13 +74,13 @@ class Store:
         self._used += sum(event.bytes + len(msgspec.json.encode(event)) for event in events)
         return events
 
-    def prune(self) -> bool:
-        """Delete what is beyond the limits -> whether there may be more. Raises OSError or sqlite3.Error."""
+    def prune(self) -> int:
+        """Delete up to AT_ONCE events that are beyond the limits -> how many. Raises OSError or sqlite3.Error."""
         if self._database is None:
-            return False
+            return 0
         deleted, freed = prune(self._database, self._limits, self._clock, self._used)
         self._used -= freed
-        return deleted >= AT_ONCE
+        return deleted
 
     def close(self) -> None:
         """Close the database and let another watch have the folder."""

@@ -26,6 +26,11 @@ class Channel(Protocol):
 
     name: str
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing could be sent now, as far as is known without trying; "" where nothing speaks against it."""
+        ...
+
     def send(self, events: Sequence[Event]) -> int:
         """Deliver events in order -> how many of the first ones were taken, at least one.
 

@@ -81,6 +81,11 @@ class Mqtt:
         self._client.connect_async(options.host, options.port, options.keepalive)
         self._client.loop_start()
 
+    @property
+    def trouble(self) -> str:
+        """Why there is no connection."""
+        return "" if self._client.is_connected() else self._why
+
     def send(self, events: Sequence[Event]) -> int:
         """Publish up to IN_FLIGHT events and wait for the broker's receipts. Raises NotDelivered."""
         if not self._client.is_connected():

@@ -64,7 +64,7 @@ class Sender:
         # a store that is made later holds nothing but what is new
         self._cursor: str | None = None if exists(root) else ""
         self._remembered: str | None = None
-        self._remember_at = 0.0
+        self._remember_at, self._behind = 0.0, 0
         self._stored()  # before anybody writes: a sink that is new here starts with what comes next
         self._task = Task(f"sink {name}", self._work)
 
@@ -94,16 +94,13 @@ class Sender:
             raise self._task.error
 
     def waiting(self) -> int:
-        """Events that are still to be sent, where the store can be read."""
+        """Events that are still to be sent, as of the latest look at the store, a second ago at most."""
         with self._changed:
-            unstored = len(self._unstored)
-        if not exists(self._root):
-            return unstored
-        database = Database(self._root, readonly=True)
-        try:
-            return unstored + database.count_after(self._cursor or "")
-        finally:
-            database.close()
+            return self._behind + len(self._unstored)
+
+    def trouble(self) -> str:
+        """Why nothing gets through now, or would: "" where something does."""
+        return self.failing or self._channel.trouble
 
     def _work(self) -> None:
         try:
@@ -191,9 +188,10 @@ class Sender:
             assert self._database is not None and self._cursor is not None, "opened above, or raised"
             behind = self._database.count_after(self._cursor)
             if behind > self._options.most:
-                skipped = behind - self._options.most
+                skipped, behind = behind - self._options.most, self._options.most
                 self._cursor = self._database.nth_after(self._cursor, skipped)
                 self._lose(f"more than {self._options.most} events were waiting", skipped)
+            self._behind = behind
             return self._database.find(Filter(after=self._cursor, newest=False, limit=BATCH))
         except (sqlite3.Error, OSError):
             self._shut()

@@ -58,6 +58,11 @@ class Webhook:
         self._options, self._clock = options, clock
         self._opener = urllib.request.build_opener(_NoRedirect)
 
+    @property
+    def trouble(self) -> str:
+        """There is no connection to know of between two requests."""
+        return ""
+
     def send(self, events: Sequence[Event]) -> int:
         """One POST. Raises NotDelivered or Refused."""
         event, options = events[0], self._options

@@ -34,6 +34,7 @@ HELP = {
     "outage_seconds_total": ("counter", "Seconds for which a source was away."),
     "latency_seconds": ("gauge", "Of the latest frames, by stage and quantile."),
     "events_stored_total": ("counter", "Events written since the start."),
+    "events_pruned_total": ("counter", "Events deleted by the limits since the start."),
     "events_waiting": ("gauge", "Events not yet on the disk."),
     "events_lost_total": ("counter", "Events that were never written, by reason."),
     "store_bytes": ("gauge", "Rows and pictures of all events."),
@@ -72,6 +73,7 @@ def samples(state: StationState) -> Iterator[Sample]:
         yield from _line(line)
     if store := state.store:
         yield "events_stored_total", {}, store.stored
+        yield "events_pruned_total", {}, store.pruned
         yield "events_waiting", {}, store.waiting
         yield "store_bytes", {}, store.bytes
         yield "store_events", {}, store.events

@@ -69,7 +69,7 @@ class SinkState(msgspec.Struct, frozen=True):
     lost: dict[str, int]
 
 
-class StoreState(msgspec.Struct, frozen=True):
+class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     """The events' store. `free` is what is left on its disk, in bytes."""
 
     events: int
@@ -77,6 +77,7 @@ class StoreState(msgspec.Struct, frozen=True):
     free: int
     waiting: int
     stored: int
+    pruned: int
     failing: str
     lost: dict[str, int]
 
@@ -152,7 +153,7 @@ class Watcher:
             ready=any(self.ready().values()),
             lines=[self._line(source) for source in self._board.sources],
             store=self._store(),
-            sinks=[SinkState(s.name, s.sent, s.waiting(), s.failing, dict(s.lost)) for s in self._station.senders],
+            sinks=[SinkState(s.name, s.sent, s.waiting(), s.trouble(), dict(s.lost)) for s in self._station.senders],
             events=self._events,
         )
 
@@ -197,7 +198,14 @@ class Watcher:
         if recorder is None or root is None:
             return None
         return StoreState(
-            *self._size, _free(root), recorder.waiting(), recorder.stored, recorder.failing, dict(recorder.lost)
+            events=self._size[0],
+            bytes=self._size[1],
+            free=_free(root),
+            waiting=recorder.waiting(),
+            stored=recorder.stored,
+            pruned=recorder.pruned,
+            failing=recorder.failing,
+            lost=dict(recorder.lost),
         )
 
     def _read(self) -> None:

@@ -105,7 +105,7 @@ class Station:
             scales = {name: wanted.focus.mm_per_pixel for name, wanted in given.items()}
             keep = config.events.keep if config.events else "events"
             self.sink = Decide(self.board, self.recorder, keep, scales, self.clock, self.close, self.losses)
-            outputs = (*answers, *self._controllers(), self.watchdog)
+            outputs: list[Output] = [*answers, *self._controllers(), self.watchdog]
             self._pulse = Pulse(self.board, self.sink.alarm, outputs, self.root, tell)
         except BaseException:
             self.close()
