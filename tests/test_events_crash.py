@@ -57,7 +57,7 @@ for _ in range(int(sys.argv[3])):
 def test_no_acknowledged_event_and_none_of_its_pictures_is_lost_to_kill_9(tmp_path: Path) -> None:
     root, acknowledged = tmp_path / "events", tmp_path / "acknowledged"
     command = [sys.executable, "-c", KILLER, str(root), str(acknowledged), str(KILLS)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parent, timeout=60)
+    subprocess.run(command, check=True, cwd=Path(__file__).parent, timeout=60 + KILLS)
     told = acknowledged.read_text().split()
     database = Database(root, readonly=True)
     kept = {event.id: event for event in database.find(Filter(limit=10**6))}

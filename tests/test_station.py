@@ -164,12 +164,20 @@ def test_an_output_that_fails_is_told_once_and_stops_nothing(tmp_path: Path) -> 
     def broken(statuses: object) -> None:
         raise ZeroDivisionError("no")
 
-    board = Board({"a": Rules()})
-    pulse = Pulse(board, lambda source, alarm: None, (broken, lambda statuses: heard.append(1)), None, told.append)
+    def alarm(source: str, alarm: object) -> None:
+        raise KeyError(source)
+
+    now = [0.0]
+    board = Board({"a": Rules()}, monotonic=lambda: now[0])
+    now[0] = 60.0  # nothing has come for a minute: that is an alarm
+    pulse = Pulse(board, alarm, (broken, lambda statuses: heard.append(1)), None, told.append)
     until(lambda: len(heard) > 5)
     pulse.close()
-    assert [event.reason for event in told] == ["ZeroDivisionError: no"]
-    assert sum(pulse.failures.values()) >= 5
+    assert [(event.subject, event.reason) for event in told] == [
+        ("alarms", "KeyError: 'a'"),
+        ("function", "ZeroDivisionError: no"),
+    ]
+    assert pulse.failures["function"] >= 5
 
 
 def test_the_rules_must_fit_the_threshold_and_nothing_runs_where_they_do_not(tmp_path: Path) -> None:

@@ -266,6 +266,23 @@ def test_events_that_the_disk_cannot_take_are_sent_from_memory_and_not_again(tmp
     assert channel.got == [0, 1, 2, 3]
 
 
+def test_a_librarys_surprise_is_told_and_tried_again(tmp_path: Path) -> None:
+    class Surprising(Recording):
+        def send(self, events: Any) -> int:
+            if not self.got:
+                self.got.append(-1)
+                raise ZeroDivisionError("in a library")
+            return super().send(events)
+
+    channel, told = Surprising(), []
+    keeper, sender = station(tmp_path, channel, told=told)
+    keeper(verdict(4), None, None)
+    until(lambda: channel.got == [-1, 4])
+    keeper.close()
+    sender.close()
+    assert told[0].reason.startswith("unexpected ZeroDivisionError: in a library")
+
+
 def test_pauses_double_to_their_limit_and_differ() -> None:
     backoff = Backoff(0.5, 8.0)
     pauses = [backoff.next() for _ in range(50)]

@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 UNLIMITED = 1e6
 
 
-def from_file(path: Path, words: Mapping[str, object]) -> tuple[Config, list[Source]]:
-    """The configuration and its sources. Raises UsageError for words that the file says as well."""
+def from_file(path: Path, words: Mapping[str, object]) -> Config:
+    """The configuration. Raises UsageError for words of the command line that say what the file says as well."""
     from mtkd_edge.device.station import config
-    from mtkd_edge.device.station.station import open_all
 
     if given := [word for word, value in words.items() if value]:
         raise UsageError(f"--config says all there is to say, and {', '.join(given)} was given too", f"--config {path}")
-    found = config.read(path)
-    return found, open_all(found, path.parent)
+    return config.read(path)
 
 
 def from_words(texts: list[str], follow: bool, out: Path | None, serve: str) -> tuple[Config, list[Source]]:
@@ -38,8 +36,6 @@ def from_words(texts: list[str], follow: bool, out: Path | None, serve: str) -> 
     from mtkd_edge.device.station.config import Config, Events, Serve
     from mtkd_edge.device.station.config import Source as Wanted
 
-    if not texts:
-        raise UsageError("watch wants a SOURCE or --config", "mtkd-edge watch /dev/video0")
     sources = open_sources(texts, follow)
     try:
         shown = msgspec.convert({"address": serve}, Serve) if serve else None

@@ -17,6 +17,7 @@ import typer
 from mtkd_edge.cli import console
 from mtkd_edge.cli.groups import Command
 from mtkd_edge.cli.options import Json
+from mtkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from mtkd_edge.device.health import Event
@@ -76,20 +77,23 @@ def watch(
     from mtkd_edge import bundle, places
     from mtkd_edge.cli import station as asked
     from mtkd_edge.device import engines, summary
-    from mtkd_edge.device.station.station import Judge, Station
+    from mtkd_edge.device.station.station import Judge, Station, open_all
     from mtkd_edge.device.watch import WatchOptions
     from mtkd_edge.device.watch import watch as run
 
+    words = {"a source": source, "--engine": engine, "--out": out, "--follow": follow, "--serve": serve}
+    settings, base = None, Path()
     if config is not None:
-        words = {"a source": source, "--engine": engine, "--out": out, "--follow": follow, "--serve": serve}
-        settings, sources = asked.from_file(config, words)
-        base = config.parent
+        settings, base = asked.from_file(config, words), config.parent
         engine = base / settings.engine if settings.engine else None
-    else:
-        settings, sources = asked.from_words(source or [], follow, out, serve)
-        base = Path()
+    elif not source:
+        raise UsageError("watch wants a SOURCE or --config", "mtkd-edge watch /dev/video0")
     folder = engine or places.newest_engine()
     manifest, threshold = bundle.load_engine(folder), bundle.load_threshold(folder)
+    if settings is not None:
+        sources = open_all(settings, base)
+    else:
+        settings, sources = asked.from_words(source or [], follow, out, serve)
     judge = Judge(manifest.model, threshold, bundle.sha256(folder / bundle.ENGINE))
     console.note(f"engine {folder}, threshold {threshold.describe()}")
     with engines.open_engine(folder, manifest) as loaded, stop_on_signals() as stop:

@@ -100,7 +100,8 @@ class Sender:
 
     def trouble(self) -> str:
         """Why nothing gets through now, or would: "" where something does."""
-        return self.failing or self._channel.trouble
+        died = f"has died: {self._task.error}" if self._task.error is not None else ""
+        return died or self.failing or self._channel.trouble
 
     def _work(self) -> None:
         try:
@@ -158,6 +159,9 @@ class Sender:
             done = 1
         except NotDelivered as error:
             self._fail(error)
+            return 0
+        except Exception as error:  # noqa: BLE001 - a library's surprise must not end a sink that runs for weeks
+            self._fail(NotDelivered(f"unexpected {type(error).__name__}: {error}"))
             return 0
         if self.failing:
             self._tell(health.Event(self.name, "recovered", "", time.time()))

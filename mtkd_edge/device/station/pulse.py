@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec
 
 from mtkd_edge.device.decisions.board import Board, Status
 from mtkd_edge.device.decisions.line import Alarm
@@ -18,6 +19,7 @@ from mtkd_edge.device.health import Event, Tell, untold
 from mtkd_edge.device.task import Task
 from mtkd_edge.errors import DataError
 
+P = ParamSpec("P")
 BEAT = 0.1
 LOOK = 0.5
 """Seconds between looks for acknowledgements that others have written."""
@@ -62,19 +64,18 @@ class Pulse:
     def _work(self) -> None:
         while not self._closing.wait(BEAT):
             for source, alarm in self._board.tick():
-                self._alarm(source, alarm)
+                self._guarded("alarms", self._alarm, source, alarm)
             if time.monotonic() >= self._look_at:
                 self._acknowledged()
                 self._look_at = time.monotonic() + LOOK
             statuses = [self._board.status(source) for source in self._board.sources]
             for output in self._outputs:
-                self._hand(output, statuses)
+                self._guarded(type(output).__name__, output, statuses)
 
-    def _hand(self, output: Output, statuses: Sequence[Status]) -> None:
+    def _guarded(self, name: str, call: Callable[P, None], *words: P.args, **more: P.kwargs) -> None:
         try:
-            output(statuses)
-        except Exception as error:  # noqa: BLE001 - an output must not stop time: silence would go unnoticed
-            name = str(getattr(output, "name", type(output).__name__))
+            call(*words, **more)
+        except Exception as error:  # noqa: BLE001 - nothing here may stop time: silence would go unnoticed
             self.failures[name] += 1
             if self.failures[name] == 1:
                 self._tell(Event(name, "failing", f"{type(error).__name__}: {error}", time.time()))
