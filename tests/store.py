@@ -65,7 +65,7 @@ def fill(root: Path, count: int, **options: Any) -> None:
     keeper.close()
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until something holds; fail where it does not in time."""
     deadline = time.monotonic() + seconds
     while not true():

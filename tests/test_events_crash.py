@@ -32,8 +32,8 @@ def victim(root, acknowledged):
     def heard(events, stored):
         os.write(acknowledged, b"".join(event.id.encode() + b"\\n" for event in events if stored))
     keeper = store.recorder(root, RecorderOptions(lossless=True, room=32), listeners=(heard,))
-    photo, seq = line.part(defect=True), 0
-    while True:
+    photo, seq, parent = line.part(defect=True), 0, os.getppid()
+    while os.getppid() == parent:  # a killer that is killed itself takes its victim along
         keeper(store.verdict(seq), photo if seq % 4 == 0 else None, store.MAP)
         seq += 1
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_told_alarms_are_heard_and_writing_goes_on_by_itself(tiny
         keeper(verdict(seq), line.part(defect=True), store.MAP)
     assert time.monotonic() - began < 1, "the scorer does not wait for the disk"
     until(lambda: len([each for each, stored in heard if not stored]) == 29)
-    assert time.monotonic() - began < 2.5, "nor does an alarm"
+    assert time.monotonic() - began < 5, "nor does an alarm"
     assert [event.what for event in told] == ["failing"] and "No space left" in told[0].reason
     assert (keeper.waiting(), len(everything(root))) == (29, 1)
     ballast.unlink()

@@ -172,24 +172,26 @@ def test_the_metrics_are_prometheus_text_with_every_figure_of_the_ledger(running
     assert {name.removeprefix("mtkd_edge_") for name in kinds} - later == set(metrics.HELP) - later
 
 
+def rate(running: Shown) -> float:
+    """Verdicts a second."""
+    first, began = running.station.board.status("camera").sequence, time.monotonic()
+    time.sleep(1.0)
+    return (running.station.board.status("camera").sequence - first) / (time.monotonic() - began)
+
+
 def test_those_who_look_never_hold_up_the_scorer_and_are_bounded(tmp_path: Path) -> None:
     source = line.Memory("camera", [line.part(size=512)] * 10_000, live=True, period=0.02)
     serve = {"address": "127.0.0.1:0", "token_file": "token", "viewers": 2}
     with shown(tmp_path, [source], serve) as running:
         until(lambda: running.station.board.status("camera").sequence > 5)
+        alone = rate(running)
         hanging = [socket.create_connection(("127.0.0.1", running.page.server.port)) for _ in range(60)]
         for each in hanging:  # a request that never ends, and nobody who reads
             each.sendall(b"GET /api/state HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-        first = running.station.board.status("camera").sequence
-        began = time.monotonic()
-        time.sleep(1.0)
-        scored = running.station.board.status("camera").sequence - first
-        rate = scored / (time.monotonic() - began)
-        seen = running.page.watcher.viewfinder.latencies("camera")["total"]
+        watched = rate(running)
         for each in hanging:
             each.close()
-        assert rate > 25, "50 a second come in"
-        assert seen[0] < 100
+        assert watched > 0.5 * alone > 0
         until(lambda: running.get("/healthz", token="")[0] == 200)
 
 

@@ -79,7 +79,7 @@ def server() -> Iterator[Server]:
 
 
 def webhook(url: str, **more: Any) -> Webhook:
-    return Webhook(WebhookOptions(url=url, station="s", timeout=0.3, **more), Clock())
+    return Webhook(WebhookOptions(url=url, station="s", **{"timeout": 3.0, **more}), Clock())
 
 
 def station(root: Path, channel: Any, options: SenderOptions = FAST, told: list[health.Event] | None = None):  # type: ignore[no-untyped-def]
@@ -111,11 +111,11 @@ def test_500s_hangs_and_a_dead_server_delay_events_and_lose_none(server: Server,
 
     def reply(number: int) -> tuple[int, dict[str, str]]:
         if number in (6, 7):
-            hang.wait(1)
+            hang.wait(2)
         return replies[number] if number < len(replies) else (200, {})
 
     server.reply = reply
-    keeper, sender = station(tmp_path, webhook(server.url), told=told)
+    keeper, sender = station(tmp_path, webhook(server.url, timeout=0.7), told=told)
     for seq in range(10):
         keeper(verdict(seq), None, None)
     until(lambda: len(set(server.seqs())) == 10)
@@ -136,10 +136,10 @@ def test_500s_hangs_and_a_dead_server_delay_events_and_lose_none(server: Server,
 def test_a_hanging_server_never_holds_up_the_scorer(server: Server, tmp_path: Path) -> None:
     go = threading.Event()
     server.reply = lambda number: (200, {}) if go.wait(5) else (500, {})
-    keeper, sender = station(tmp_path, webhook(server.url))
+    keeper, sender = station(tmp_path, webhook(server.url, timeout=0.5))
     camera = line.Memory("camera", [line.part(defect=True)] * 60, live=True, period=0.005)
     verdicts, summary = line.run([camera], sinks=[keeper])
-    assert max(v.latency_ms["total"] for v in verdicts) < 300 and summary.sinks[1].lost == {}
+    assert max(v.latency_ms["total"] for v in verdicts) < 1500 and summary.sinks[1].lost == {}
     began = time.monotonic()
     sender.close()
     assert time.monotonic() - began < senders.PATIENCE + 1.2
@@ -179,8 +179,8 @@ def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up_in_time
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with pytest.raises(NotDelivered, match="timed out"):
-            webhook(f"http://127.0.0.1:{silent.getsockname()[1]}/").send([store.event("0" * 26)])
-        assert time.monotonic() - began < 1
+            webhook(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.3).send([store.event("0" * 26)])
+        assert time.monotonic() - began < 2
 
 
 class Recording:
