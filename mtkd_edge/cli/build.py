@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtkd_edge.cli import console, progress
+from mtkd_edge.cli.explain import show
 from mtkd_edge.cli.groups import Command
 from mtkd_edge.cli.options import EngineArgument, FalseAlarms, Json
 from mtkd_edge.errors import UsageError
@@ -27,6 +28,7 @@ TargetName = Annotated[
 Evidence = Annotated[
     Path, typer.Option(metavar="DIR", help="Where INT8 ranges are kept, and taken from where they fit.")
 ]
+Explain = Annotated[bool, typer.Option("--explain", help="Print what a frame costs, part by part, and build nothing.")]
 Out = Annotated[Path | None, typer.Option(metavar="ENGINE", help="[default: engines/<name>-<target>]")]
 
 
@@ -45,6 +47,7 @@ def build_engine(
     calibration: Evidence = Path("calibration"),
     out: Out = None,
     false_alarms: FalseAlarms = None,
+    explain: Explain = False,
     json: Json = False,
 ) -> None:
     """Make an engine of a run:  mtkd-edge build-engine --int8
@@ -59,6 +62,7 @@ def build_engine(
       mtkd-edge build-engine --int8                     the newest run, for this machine
       mtkd-edge build-engine runs/bottle --int8 --target rtx
       mtkd-edge build-engine runs/bottle --fp32 --out engines/reference
+      mtkd-edge build-engine runs/bottle --explain      operations and bytes; takes an engine too
     """
     from mtkd_edge import bundle, places
     from mtkd_edge.cli.extras import needs
@@ -67,9 +71,12 @@ def build_engine(
 
     asked = precision(int8=int8, fp16=fp16, fp32=fp32)
     folder = run or places.newest_run()
-    source = places.bundle_of(folder)
     name, why = (target, "as asked") if target else default_target()
     recipe = targets.load(name)
+    if explain:
+        show(folder, asked or recipe.precision, as_json=json)
+        return
+    source = places.bundle_of(folder)
     console.note(f"building {folder} for {recipe.name} ({why})")
     where = out or places.engine_folder(bundle.load_bundle(source).name, recipe.name)
     with needs("train", "quantising to INT8"), progress.shown() as listener:
