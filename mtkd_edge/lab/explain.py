@@ -116,8 +116,11 @@ def summed(name: str, costs: Sequence[Cost], whole: Sequence[Cost]) -> Share:
         kinds[cost.precision] += cost.macs
     stored = ("weight_bytes", "activation_bytes")
     return Share(
-        name,
-        *(total(costs, field) for field in ("macs", "parameters", *stored)),
+        name=name,
+        macs=total(costs, "macs"),
+        parameters=total(costs, "parameters"),
+        weight_bytes=total(costs, "weight_bytes"),
+        activation_bytes=total(costs, "activation_bytes"),
         macs_share=total(costs, "macs") / max(total(whole, "macs"), 1),
         bytes_share=total(costs, *stored) / max(total(whole, *stored), 1),
         precisions={kind: macs for kind, macs in kinds.items() if macs},
