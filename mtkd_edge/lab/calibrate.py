@@ -44,6 +44,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     `graph`: sha256 of the float features.onnx. `ranges`: tensor -> (lowest, highest). `photos`: path -> sha256.
     `percentile` is 100 for "minmax"; `seed` is that of the pasted defects; `frames` counts both kinds.
     `corrections`: output of a layer -> what its quantised form lacks on average, by channel (`correct.py`).
+    `sensitivity`: name of a layer -> what its INT8 costs the map (`sensitivity.py`).
     """
 
     format: int = FORMAT
@@ -55,6 +56,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     versions: dict[str, str]
     ranges: dict[str, Range]
     corrections: Corrections = {}
+    sensitivity: dict[str, float] = {}
     photos: dict[str, str]
 
 
