@@ -42,8 +42,10 @@ def show(model: Path, precision: Precision, *, as_json: bool) -> None:
         [teacher.name for teacher in manifest.teachers],
         "fp16" if asked == "fp16" else "fp32",
     )
+    guess = asked == "int8" and not built
     value = {"model": str(model), "precision": asked, "explanation": found}
-    console.emit(value, text(found, f"one frame through {model}, {asked}"), as_json=as_json)
+    title = f"one frame through {model}, {asked}" + (", which layers are in INT8 is a guess before a build" * guess)
+    console.emit(value, text(found, title), as_json=as_json)
 
 
 def text(found: Explanation, title: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mtkd_edge import bundle, dataset, places
 from mtkd_edge.bundle import FEATURES, HEAD, EngineManifest, Manifest
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 SENSED = 2
 """Two photos and two with a defect rank the layers as others do: correlation of the ranks 0.985 on bottle."""
-CALIBRATION_PHOTOS = 128
+CALIBRATION_PHOTOS = 64
 """More change the extremes of the ranges no further; they are taken evenly from the photos trained on."""
 
 
@@ -82,7 +83,8 @@ def ranges(
     source: Path, model: Manifest, listing: Dataset, evidence: Path, progress: Progress
 ) -> tuple[Calibration, str]:
     """Ranges and sensitivity of the bundle's features.onnx, measured or kept; the path of the evidence."""
-    from mtkd_edge.lab import calibrate
+    from mtkd_edge.lab import calibrate, sensitivity
+    from mtkd_edge.lab.judge_ranges import judge
 
     path = evidence / f"{model.name}.json"
     found = kept(path, source / FEATURES)
@@ -91,23 +93,21 @@ def ranges(
         photos = photos[:: -(-len(photos) // CALIBRATION_PHOTOS)]
         shown = load_frames([Path(listing.root, p.path) for p in photos], model.frame, progress, "reading photos")
         hashes = {photo.path: photo.sha256 for photo in photos}
-        found = calibrate.calibrate(source / FEATURES, shown, hashes, progress=progress)
+        others = unseen(model, listing, progress)
+        found = calibrate.calibrate(source / FEATURES, shown, hashes, judge=judge(source, others), progress=progress)
     if not found.sensitivity:
-        found = msgspec.structs.replace(found, sensitivity=sensitivity_of(source, model, listing, found, progress))
+        others, both = unseen(model, listing, progress), (source / FEATURES, source / HEAD)
+        sensed = sensitivity.sensitivity(*both, found.ranges, found.corrections, others, progress)
+        found = msgspec.structs.replace(found, sensitivity=sensed)
         calibrate.save(evidence, model.name, found)
     return found, path.as_posix()
 
 
-def sensitivity_of(
-    source: Path, model: Manifest, listing: Dataset, found: Calibration, progress: Progress
-) -> dict[str, float]:
-    """Measured on photos that neither trained the student nor will judge the engine, and on copies with a defect."""
-    from mtkd_edge.lab.sensitivity import sensitivity
-
+def unseen(model: Manifest, listing: Dataset, progress: Progress) -> NDArray[np.uint8]:
+    """A few photos that neither trained the student nor will judge the engine, and copies with a defect."""
     good = load_frames(listing.side("tune")[:SENSED], model.frame, progress, "reading photos")
-    rng = np.random.default_rng(found.seed)
-    frames = np.concatenate([good, np.stack([paste_defect(frame, rng)[0] for frame in good])])
-    return sensitivity(source / FEATURES, source / HEAD, found.ranges, found.corrections, frames, progress)
+    rng = np.random.default_rng(0)
+    return np.concatenate([good, np.stack([paste_defect(frame, rng)[0] for frame in good])])
 
 
 def kept(path: Path, graph: Path) -> Calibration | None:

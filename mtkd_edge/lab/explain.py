@@ -97,7 +97,10 @@ def explain(
 
 
 def as_int8(features: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the Q/DQ pairs that an INT8 build tries first; scales of 1, as nothing here depends on them."""
+    """The graph with Q/DQ pairs about where an INT8 build has them; scales of 1, as nothing here depends on them.
+
+    About, because a build measures which layers to leave in floating point; this takes those that it mostly are.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(features)
     placement = place(model, sensitive(model))

@@ -1,6 +1,8 @@
 """What each layer's INT8 costs the anomaly map: one layer quantised at a time, everything else in floating point.
 
-    sensitivity = |map with that layer in INT8 - float map| / |float map - its mean|      L2 over a few frames
+    sensitivity = |map with that layer in INT8 - float map| / |float map - its mean|
+
+both norms L2 over a frame; of a few frames the root mean square, so that a loud defect counts like a good part.
 
 Errors of different layers have little to do with each other, so their squares add up: what a set of layers costs is
 known without building it, and `lift.py` chooses by it. Only what lies behind a layer is computed again, on activations
@@ -48,7 +50,6 @@ def sensitivity(
     outputs = [value.name for value in model.graph.output]
     to_map = session(onnx.load(head))
     wanted = to_map.run(["map"], {name: known[name] for name in outputs})[0]
-    spread = max(float(np.linalg.norm(wanted - wanted.mean())), 1e-12)
     constants = constants_of(model)
     found: Sensitivity = {}
     for i, layer in enumerate(layers):
@@ -58,9 +59,17 @@ def sensitivity(
         names = [value.name for value in part.graph.output]
         values = made.run(names, {value.name: known[value.name] for value in made.get_inputs()})
         feed = {name: known[name] for name in outputs} | dict(zip(names, values, strict=True))
-        found[layer] = float(np.linalg.norm(to_map.run(["map"], feed)[0] - wanted)) / spread
+        found[layer] = relative(to_map.run(["map"], feed)[0], wanted)
         progress("sensitivity", i + 1, len(layers))
     return found
+
+
+def relative(maps: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """The error of maps [N, H, W] by the formula above."""
+    flat = wanted.reshape(len(wanted), -1)
+    spread = np.maximum(flat.std(1, dtype=np.float64), 1e-12)
+    errors = np.sqrt(((maps - wanted) ** 2).mean((1, 2), dtype=np.float64)) / spread
+    return float(np.sqrt((errors**2).mean()))
 
 
 def kept_activations(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> Arrays:
