@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from mtkd_edge.bundle import write_file
 from mtkd_edge.device.gate import Comparison
@@ -75,6 +76,10 @@ def draw_scores(axes: Axes, compared: Comparison) -> None:
     axes.set(xlabel="score in FP32", ylabel="score of this engine", title="held-out frames of the gate")
     if ends[0] > 0 and ends[1] > 20 * ends[0]:
         axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
