@@ -81,16 +81,22 @@ def test_other_methods_reach_less_far_and_never_further(graph, method):
     assert sum(tight.ranges[n][1] < wide.ranges[n][1] for n in wide.ranges) > len(wide.ranges) / 2
 
 
+def test_a_method_that_clips_has_to_earn_it():
+    assert calibrate.best_of({"minmax": 0.3, "percentile": 0.2, "entropy": 0.16}) == "minmax"
+    assert calibrate.best_of({"minmax": 0.3, "percentile": 0.2, "entropy": 0.15}) == "entropy"
+    assert calibrate.best_of({"minmax": 0.3, "percentile": 0.1, "entropy": 0.12}) == "percentile"
+
+
 def test_the_method_with_the_least_error_is_kept_with_the_errors_of_all(graph):
     seen = {}
 
     def judge(found):
         seen.update(found)
-        return {"minmax": 0.3, "percentile": 0.2, "entropy": 0.4}
+        return {"minmax": 0.3, "percentile": 0.1, "entropy": 0.4}
 
     found = calibrate.calibrate(graph, FRAMES, PHOTOS, judge=judge)
     assert found.method == "percentile"
-    assert found.compared == {"minmax": 0.3, "percentile": 0.2, "entropy": 0.4}
+    assert found.compared == {"minmax": 0.3, "percentile": 0.1, "entropy": 0.4}
     assert found.ranges == seen["percentile"] != seen["minmax"]
     assert found.corrections == calibrate.calibrate(graph, FRAMES, PHOTOS, method="percentile").corrections
 

@@ -59,15 +59,14 @@ def build(
 
         found, path = ranges(source, model, listing, evidence, progress)
         return build_int8(source, out, target, expected, rate, found, path, progress)
-    if precision == "fp16" and target.backend != "openvino":
-        from mtkd_edge.lab.half import halve
+    if target.backend == "openvino":
+        return build_engine(source, out, target, precision, None, expected, rate, progress=progress)
+    from mtkd_edge.lab.half import copy_float, halve
 
-        with tempfile.TemporaryDirectory() as scratch:
-            halve(source / FEATURES, Path(scratch, FEATURES))
-            return build_engine(
-                source, out, target, precision, Path(scratch, FEATURES), expected, rate, progress=progress
-            )
-    return build_engine(source, out, target, precision, None, expected, rate, progress=progress)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch, FEATURES)
+        (halve if precision == "fp16" else copy_float)(source / FEATURES, graph)
+        return build_engine(source, out, target, precision, graph, expected, rate, progress=progress)
 
 
 def photos_of(run: Path) -> Dataset:

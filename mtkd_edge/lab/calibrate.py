@@ -38,9 +38,12 @@ CORRECTED = 16
 """So many photos, spread over all, are kept in memory and tell the mean errors of the layers, and the histograms."""
 GAIN, OFFSET = 0.2, 12.0
 """Other light: so much brighter or darker at most, as a factor and in grey levels."""
+EARNED = 0.5
+"""A method that clips must bring the error down to this share of that of min-max. On MTD ones that were a little better
+on the photos compared kept flipping verdicts, however many layers were lifted: what they clip is the defect."""
 Ranges = dict[str, Range]
 Judge = Callable[[Mapping[Method, Ranges]], dict[str, float]]
-"""The error of the map with each method's ranges; the least one is kept."""
+"""The error of the map with each method's ranges, on photos that are not calibrated on."""
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -79,7 +82,7 @@ def calibrate(
     """Run the float graph on every frame and on a changed copy, and keep the range of every tensor.
 
     `frames`: [height, width, 3] uint8, one for each of `photos` (path -> sha256), in any lazy form. With a `judge` the
-    method is the one whose ranges cost the map least, else `method`; see `ranges.py`.
+    method is that of `best_of`, else `method`; see `ranges.py`.
     Raises DataError without a frame, or where frames and photos differ in number.
     """
     extremes: Ranges = {}
@@ -101,7 +104,7 @@ def calibrate(
         raise DataError(f"calibration got {count} frames for {len(photos)} photos", "give it photos of good parts")
     found = {kind: reaching(extremes, histograms, kind) for kind in METHODS}
     compared = judge(found) if judge else {}
-    best = min(METHODS, key=lambda kind: compared[kind]) if judge else method
+    best = best_of(compared) if judge else method
     return Calibration(
         graph=sha256(graph),
         method=best,
@@ -113,6 +116,12 @@ def calibrate(
         corrections=mean_errors(graph, found[best], shown),
         photos=dict(photos),
     )
+
+
+def best_of(compared: Mapping[str, float]) -> Method:
+    """Min-max, which clips nothing, unless another method halves the error: a few photos do not show every defect."""
+    least = min(METHODS, key=lambda kind: compared[kind])
+    return least if compared[least] <= EARNED * compared["minmax"] else "minmax"
 
 
 def reaching(extremes: Ranges, histograms: Mapping[str, Histogram], method: Method) -> Ranges:

@@ -1,7 +1,7 @@
 """Which layers leave INT8 when the gate refuses: those that cost the map most for the work they save.
 
-Layers go one by one, in order of squared sensitivity (`sensitivity.py`) by work, until what the others are expected to
-cost the map has halved; then the gate is asked again. The squares of what is left in INT8 add up, so the expected error
+Layers go one by one, in order of squared sensitivity (`sensitivity.py`) by work, until the error that the others are
+expected to make has fallen to `STEP` of what it was; then the gate is asked again. The squares of what is left in INT8 add up, so the expected error
 needs no build.
 
 Work stands for milliseconds: operations, and `MOVED` operations for every number read or written, which is what a
@@ -22,7 +22,9 @@ from mtkd_edge.lab.placement import WEIGHTED
 
 FIRST = 0.5
 """The error of the map that the first try accepts: on the development sets it passes the gate, at full speed."""
-TRIES = 5
+STEP = 0.7
+"""Half the squared error; each try costs a build and the frames of the gate, so no layer has a try of its own."""
+TRIES = 8
 LEAST = 0.25
 """With less than this share of the work in INT8 there is nothing left that is worth an INT8 engine."""
 MOVED = 16
@@ -57,7 +59,7 @@ def lifts(sensitivity: Mapping[str, float], work: Mapping[str, float]) -> tuple[
         if found and (share < LEAST or lifted == len(found[-1].layers)):
             break
         found.append(Lift(tuple(order[:lifted]), error, share))
-        level = error / 2
+        level = STEP * error
     return tuple(found)
 
 

@@ -5,7 +5,7 @@
     entropy      the reach whose 128 steps are nearest to the magnitudes' distribution, by Kullback-Leibler divergence
                  (S. Migacz, "8-bit inference with TensorRT", GTC 2017)
 
-None is best for every network, so `calibrate.py` measures all three and keeps the one that costs the map least.
+None is best for every network, so `calibrate.py` measures what all three cost the map, and keeps the errors.
 Knows neither graphs nor frames.
 """
 
