@@ -118,7 +118,7 @@ def test_each_try_keeps_what_the_last_one_lifted_and_takes_a_step_down(sensed: d
 
 
 def test_the_first_to_go_costs_the_map_most_for_the_work_it_saves() -> None:
-    sensed = {"cheap": 0.3, "costly": 0.4, "harmless": 0.01}
+    sensed = {"cheap": 0.6, "costly": 0.8, "harmless": 0.01}
     work = {"cheap": 1.0, "costly": 9.0, "harmless": 90.0}
     assert lift.lifts(sensed, work)[0].layers == ("cheap", "costly")
 

@@ -1,8 +1,8 @@
 """Which layers leave INT8 when the gate refuses: those that cost the map most for the work they save.
 
 Layers go one by one, in order of squared sensitivity (`sensitivity.py`) by work, until the error that the others are
-expected to make has fallen to `STEP` of what it was; then the gate is asked again. The squares of what is left in INT8 add up, so the expected error
-needs no build.
+expected to make has fallen to `STEP` of what it was; then the gate is asked again. The squares of what is left in INT8
+add up, so the expected error needs no build.
 
 Work stands for milliseconds: operations, and `MOVED` operations for every number read or written, which is what a
 depthwise layer costs. It is counted and not measured: two profiles of one engine on a busy machine differ by a factor
