@@ -68,7 +68,13 @@ def test_an_int8_engine_is_complete_and_its_manifest_says_how_it_was_made(source
     steps = []
     manifest = make(source, out, target, int8, calibration="calibration/tiny.json", progress=lambda *s: steps.append(s))
     assert manifest == bundle.load_engine(out)
-    assert {p.name for p in out.iterdir()} == {*manifest.files, bundle.ENGINE, bundle.THRESHOLD, "cache"}
+    assert {p.name for p in out.iterdir()} == {
+        *manifest.files,
+        bundle.ENGINE,
+        "engine.sha256",
+        bundle.THRESHOLD,
+        "cache",
+    }
     assert set(manifest.files) == {bundle.FEATURES, bundle.HEAD, bundle.GOLDEN}
     assert manifest.files[bundle.FEATURES] == bundle.sha256(int8)
     assert manifest.model == bundle.load_bundle(source)
