@@ -20,8 +20,9 @@ import onnx
 from mtkd_edge.lab.explain import macs, shapes
 from mtkd_edge.lab.placement import WEIGHTED
 
-FIRST = 0.5
-"""The error of the map that the first try accepts: on the development sets it passes the gate, at full speed."""
+FIRST = 0.35
+"""The error of the map that the first try accepts. On bottle 0.5 still passed the gate, with an AUROC drop of 0.0014 of
+the 0.002 allowed; a first try that passes by luck is worth less than the few per cent of work that it saves."""
 STEP = 0.7
 """Half the squared error; each try costs a build and the frames of the gate, so no layer has a try of its own."""
 TRIES = 8
