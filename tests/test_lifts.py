@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -238,3 +240,16 @@ def test_the_console_shows_every_limit(
         line = next(line for line in out.splitlines() if line.startswith(name))
         assert limit in line and line.endswith("kept")
     assert "layers and" in out
+
+
+def test_an_int8_engine_is_built_without_torch(tmp_path: Path) -> None:
+    """As on a Jetson, where the run comes from another machine."""
+    plant = factory.build(tmp_path)
+    words = ["build-engine", str(plant.run), "--int8", "--target", str(tiny.write_target(tmp_path))]
+    words += ["--out", str(tmp_path / "e"), "--calibration", str(tmp_path / "c")]
+    banned = ("torch", "torchvision", "timm", "onnxsim", "onnxscript", "safetensors")
+    code = f"import sys\nfor name in {banned!r}: sys.modules[name] = None\n"
+    code += f"from mtkd_edge.cli import app\nsys.exit(app.run({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "e" / evidence.PICTURE).is_file()
