@@ -125,8 +125,14 @@ def int8_rate(threads: int, size: int = 1024) -> float:
     return size**3 / min(times)
 
 
+def measured_rates(threads: int) -> dict[str, float]:
+    """Multiply-accumulates a second by precision. CPUs compute an FP16 graph in FP32."""
+    single = multiply_rate()
+    return {"fp32": single, "fp16": single, "int8": int8_rate(threads)}
+
+
 def floors(features: Path, head: Path, rates: dict[str, float]) -> float:
-    """Milliseconds that the operations of one frame take at these rates; FP16 counts as FP32, which CPUs compute in."""
+    """Milliseconds that the operations of one frame take at these rates."""
     found = explain(onnx.load(features), onnx.load(head), [])
     return sum(share.macs / rates[share.name] for share in found.precisions) * 1e3
 
@@ -145,8 +151,7 @@ def main() -> None:
         halve(source / FEATURES, half)
         graphs = {"fp32": source / FEATURES, "fp16": half, "int8": given.int8 / FEATURES}
         head = source / HEAD
-        rates = {"fp32": multiply_rate(), "int8": int8_rate(count)} | {"fp16": 1.0}
-        rates["fp16"] = rates["fp32"]
+        rates = measured_rates(count)
         makers: dict[str, Callable[[int], Run]] = {}
         for name, graph in graphs.items():
             # OpenVINO takes the precision as a setting; a half graph is for runtimes that read it from the file
@@ -156,6 +161,8 @@ def main() -> None:
         shape = [d.dim_value for d in onnx.load(source / FEATURES).graph.input[0].type.tensor_type.shape.dim][1:]
         frame = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
         times = latencies({name: make(count) for name, make in makers.items()}, frame, given.seconds)
+        # again, because a floor measured while the machine was busy is none
+        rates = {name: max(rate, rates[name]) for name, rate in measured_rates(count).items()}
         print("| | p50 ms | best ms | frames/s | floor ms |\n|---|--:|--:|--:|--:|")
         rows: list[dict[str, Any]] = []
         for name, make in makers.items():
