@@ -53,11 +53,13 @@ def draw_ranges(graph: Path, tensor: str, good: NDArray[np.uint8], bad: NDArray[
         counted.add(found)
     figure = Figure(figsize=(8, 3.6))
     axes = figure.subplots()
-    edges = np.linspace(0, counted.top, 120)
+    top = max(float(np.abs(found).max()) for found in both.values())
+    edges = np.linspace(0, top, 120)
     for (label, found), ink in zip(both.items(), INK, strict=False):
         axes.hist(np.abs(found).ravel(), edges.tolist(), histtype="step", color=ink, label=label, linewidth=1.4)
     for method, style in zip(METHODS, ("-", "--", ":"), strict=True):
-        reach = counted.reach(method)
+        # min-max keeps every value; the histogram holds a part of them
+        reach = top if method == "minmax" else counted.reach(method)
         axes.axvline(reach, color="0.3", linestyle=style, label=f"{method}: steps of {reach / 127:.2g}")
     axes.set(yscale="log", xlabel=f"magnitude in {tensor.strip('/')}", ylabel="values")
     axes.legend(frameon=False, fontsize=8)
@@ -102,7 +104,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("calibration", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--tensor", default="/mix/teachers.0/trunk/layer1/layer1.1/act2/Relu_output_0")
+    parser.add_argument("--tensor", default="reference_deviation")
     given = parser.parse_args()
     source = given.run / "bundle"
     model, listing = bundle.load_bundle(source), photos_of(given.run)

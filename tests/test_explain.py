@@ -129,6 +129,7 @@ def test_without_scopes_the_outputs_tell_the_parts_apart(folder: Path) -> None:
         ("/mix/_registered.0/Conv", "mix"),
         ("/student/trunk/Conv", "student"),
         ("/nets/decoder/start/Gemm", "decoder"),
+        ("/autoencoders.0/project/Conv", "autoencoder"),
         ("/Cast", "frame"),
     ],
 )

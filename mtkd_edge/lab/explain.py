@@ -212,7 +212,8 @@ def scope(name: str, teachers: Sequence[str]) -> str:
     if teacher and (number := int(teacher[1].rpartition(".")[2])) < len(teachers):
         return f"teacher {teachers[number]}"
     scopes = [part for part in name.split("/")[1:-1] if part not in WRAPPERS]
-    return scopes[0] if scopes else "frame"
+    # autoencoders.0 and autoencoders.1 are of one kind
+    return re.sub(r"s?\.\d+$", "", scopes[0]) if scopes else "frame"
 
 
 def destinations(graph: onnx.GraphProto) -> dict[str, str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ from mtkd_edge.lab.placement import Wiring, place
 from mtkd_edge.lab.qdq import activation_scales, drop_unused, insert
 from mtkd_edge.progress import Progress, silent
 
-Arrays = dict[str, NDArray[np.float32]]
+Arrays = dict[str, NDArray[Any]]
 Ranges = Mapping[str, tuple[float, float]]
 Sensitivity = dict[str, float]
 
@@ -53,7 +54,7 @@ def sensitivity(
     constants = constants_of(model)
     found: Sensitivity = {}
     for i, layer in enumerate(layers):
-        part = downstream(model, layer, constants)
+        part = downstream(model, layer, constants, known)
         quantise_alone(part, layer, layers, ranges, corrections)
         made = session(part)
         names = [value.name for value in part.graph.output]
@@ -73,7 +74,7 @@ def relative(maps: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
 
 
 def kept_activations(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> Arrays:
-    """Every float tensor from which a part of the graph may be computed again.
+    """Every tensor from which a part of the graph may be computed again, the frames among them.
 
     What an activation alone reads is never needed: it is made in the same part.
     """
@@ -89,8 +90,8 @@ def kept_activations(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> Array
     ]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     made = session(probe)
-    floats = [value.name for value in made.get_outputs() if value.type == "tensor(float)"]
-    return dict(zip(floats, made.run(floats, {"frames": frames}), strict=True))
+    names = [value.name for value in made.get_outputs()]
+    return {"frames": frames, **dict(zip(names, made.run(names, {"frames": frames}), strict=True))}
 
 
 def constants_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -102,10 +103,12 @@ def constants_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def downstream(model: onnx.ModelProto, layer: str, constants: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
+def downstream(
+    model: onnx.ModelProto, layer: str, constants: Mapping[str, onnx.TensorProto], known: Arrays
+) -> onnx.ModelProto:
     """The layer and all nodes behind it, as a model of its own.
 
-    Its inputs are tensors of the whole graph, its outputs those of the whole that the layer can reach.
+    Its inputs are tensors of the whole graph, all of them in `known`; its outputs those that the layer can reach.
     """
     reached: set[str] = set()
     nodes = []
@@ -114,11 +117,11 @@ def downstream(model: onnx.ModelProto, layer: str, constants: Mapping[str, onnx.
             reached.update(node.output)
             nodes.append(node)
     taken = dict.fromkeys(name for node in nodes for name in node.input if name and name not in reached)
-    value = onnx.helper.make_tensor_value_info
+    value, kind = onnx.helper.make_tensor_value_info, onnx.helper.np_dtype_to_tensor_dtype
     graph = onnx.helper.make_graph(
         nodes,
         "downstream",
-        [value(name, onnx.TensorProto.FLOAT, None) for name in taken if name not in constants],
+        [value(name, kind(known[name].dtype), None) for name in taken if name not in constants],
         [output for output in model.graph.output if output.name in reached],
     )
     for name in taken:
