@@ -2,12 +2,12 @@
 
     python scripts/compare_runtimes.py RUN INT8_ENGINE [--seconds 3] [--threads 2]
 
-Two modes: latency (one frame at a time on all threads: median and best milliseconds) and throughput (as many frames at
-once as there are threads, one thread each: frames a second). The runtimes take turns frame by frame, so that other work
-on the machine hurts all of them alike; `best` is what a quiet machine would show.
+Three figures: latency (one frame at a time on all threads: median and best milliseconds), throughput (as many frames at
+once as there are threads, one thread each: frames a second), and the processor time of a frame on one thread. The
+runtimes take turns, so that other work on the machine hurts all of them alike; processor time is hurt least.
 
-The floor is the operations of a frame by the rate of a large matrix product here, FP32 and INT8 each for its share.
-Nothing convolves faster than that with these instructions, and nothing real reaches it. Prints a Markdown table.
+The floor is the processor time of a frame's operations at the rate of a large matrix product here, FP32 and INT8 each
+for its share. Nothing convolves faster than that with these instructions, and nothing real reaches it. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mtkd_edge.bundle import FEATURES, HEAD
-from mtkd_edge.device.bench import multiply_rate
 from mtkd_edge.device.engines.openvino import PRECISIONS, join, read_features
 from mtkd_edge.lab.explain import explain
 from mtkd_edge.lab.half import halve
@@ -105,36 +104,52 @@ def throughput(make: Callable[[], Run], frame: Frames, threads: int, seconds: fl
     return done / (time.perf_counter() - began)
 
 
-def int8_rate(threads: int, size: int = 1024) -> float:
-    """Multiply-accumulates a second of an INT8 matrix product through ONNX Runtime, best of ten."""
-    value = helper.make_tensor_value_info
-    node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
-    weights = numpy_helper.from_array(np.ones((size, size), np.int8), "b")
-    sides = value("a", TensorProto.UINT8, [size, size]), value("c", TensorProto.INT32, [size, size])
-    graph = helper.make_graph([node], "product", [sides[0]], [sides[1]], [weights])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    a = np.ones((size, size), np.uint8)
+def processor_time(runs: dict[str, Run], frame: Frames, rounds: int) -> dict[str, float]:
+    """Milliseconds of processor time of one frame, the median of `rounds` turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + WARM_UP):
+        for name, run in runs.items():
+            began = time.process_time()
+            run(frame)
+            if number >= WARM_UP:
+                times[name].append((time.process_time() - began) * 1e3)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def rate(work: Callable[[], object], macs: int) -> float:
+    """Multiply-accumulates a second of processor time, the best of ten runs."""
     times = []
     for _ in range(10):
-        start = time.perf_counter()
-        session.run(None, {"a": a})
-        times.append(time.perf_counter() - start)
-    return size**3 / min(times)
+        began = time.process_time()
+        work()
+        times.append(time.process_time() - began)
+    return macs / min(times)
 
 
-def measured_rates(threads: int) -> dict[str, float]:
-    """Multiply-accumulates a second by precision. CPUs compute an FP16 graph in FP32."""
-    single = multiply_rate()
-    return {"fp32": single, "fp16": single, "int8": int8_rate(threads)}
+def rates(size: int = 1024) -> dict[str, float]:
+    """By precision, of a large matrix product on one thread. CPUs compute an FP16 graph in FP32."""
+    value = helper.make_tensor_value_info
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    found = {}
+    kinds = {"fp32": ("MatMul", TensorProto.FLOAT, np.float32, np.float32, TensorProto.FLOAT),
+             "int8": ("MatMulInteger", TensorProto.UINT8, np.uint8, np.int8, TensorProto.INT32)}  # fmt: skip
+    for name, (operator, taken, left, right, given) in kinds.items():
+        weights = numpy_helper.from_array(np.ones((size, size), right), "b")
+        sides = value("a", taken, [size, size]), value("c", given, [size, size])
+        node = helper.make_node(operator, ["a", "b"], ["c"])
+        graph = helper.make_graph([node], "product", [sides[0]], [sides[1]], [weights])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        a = np.ones((size, size), left)
+        found[name] = rate(lambda session=session, a=a: session.run(None, {"a": a}), size**3)  # type: ignore[misc]
+    return found | {"fp16": found["fp32"]}
 
 
-def floors(features: Path, head: Path, rates: dict[str, float]) -> float:
+def floor(features: Path, head: Path, fastest: dict[str, float]) -> float:
     """Milliseconds that the operations of one frame take at these rates."""
     found = explain(onnx.load(features), onnx.load(head), [])
-    return sum(share.macs / rates[share.name] for share in found.precisions) * 1e3
+    return sum(share.macs / fastest[share.name] for share in found.precisions) * 1e3
 
 
 def main() -> None:
@@ -143,6 +158,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("int8", type=Path)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     source, count = bundle_of(given.run), given.threads
@@ -151,7 +167,6 @@ def main() -> None:
         halve(source / FEATURES, half)
         graphs = {"fp32": source / FEATURES, "fp16": half, "int8": given.int8 / FEATURES}
         head = source / HEAD
-        rates = measured_rates(count)
         makers: dict[str, Callable[[int], Run]] = {}
         for name, graph in graphs.items():
             # OpenVINO takes the precision as a setting; a half graph is for runtimes that read it from the file
@@ -161,18 +176,18 @@ def main() -> None:
         shape = [d.dim_value for d in onnx.load(source / FEATURES).graph.input[0].type.tensor_type.shape.dim][1:]
         frame = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
         times = latencies({name: make(count) for name, make in makers.items()}, frame, given.seconds)
-        # again, because a floor measured while the machine was busy is none
-        rates = {name: max(rate, rates[name]) for name, rate in measured_rates(count).items()}
-        print("| | p50 ms | best ms | frames/s | floor ms |\n|---|--:|--:|--:|--:|")
+        spent = processor_time({name: make(1) for name, make in makers.items()}, frame, given.rounds)
+        fastest = rates()
+        print("| | p50 ms | best ms | frames/s | processor ms | floor |\n|---|--:|--:|--:|--:|--:|")
         rows: list[dict[str, Any]] = []
         for name, make in makers.items():
-            rate = throughput(lambda make=make: make(1), frame, count, given.seconds)  # type: ignore[misc]
-            least = floors(graphs[name.rpartition(" ")[2]], head, rates)
-            row = {"p50": statistics.median(times[name]), "best": min(times[name]), "rate": rate, "floor": least}
-            rows.append({"name": name, **row})
-            print(f"| {name} | {row['p50']:.1f} | {row['best']:.1f} | {rate:.1f} | {least:.1f} |")
-    print(f"\n{count} threads; matrix products: {rates['fp32'] / 1e9:.0f} GMAC/s FP32, {rates['int8'] / 1e9:.0f} INT8")
-    print(json.dumps(rows))
+            done = throughput(lambda make=make: make(1), frame, count, given.seconds)  # type: ignore[misc]
+            least = floor(graphs[name.rpartition(" ")[2]], head, fastest)
+            row = {"p50": statistics.median(times[name]), "best": min(times[name]), "rate": done}
+            rows.append({"name": name, **row, "processor": spent[name], "floor": least})
+            print(f"| {name} | {row['p50']:.1f} | {row['best']:.1f} | {done:.1f} | {spent[name]:.1f} | {least:.1f} |")
+    speeds = f"{fastest['fp32'] / 1e9:.0f} GMAC/s FP32, {fastest['int8'] / 1e9:.0f} INT8"
+    print(f"\n{count} threads; matrix products on one thread: {speeds}\n{json.dumps(rows)}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from mtkd_edge import bundle
@@ -92,6 +93,10 @@ def draw_errors(rows: list[tuple[float, float, float]], out: Path) -> None:
         axes.annotate(f"{share:.0%}", (x, y), xytext=(6, -9), textcoords="offset points", fontsize=8)
     slope = np.exp(np.mean(np.log(measured / expected)))
     axes.loglog(expected, slope * expected, color="0.7", zorder=0, linewidth=1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="expected error of the map", ylabel="error in the gate", title="share of the work left in INT8")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -60,9 +60,10 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """One node's."""
+    """A part of one node's cost, in one precision. `node` is its name, `output` the first tensor that it makes."""
 
-    part: str
+    node: str
+    output: str
     precision: str
     macs: int = 0
     parameters: int = 0
@@ -79,20 +80,17 @@ def explain(
     """
     scoped = any(node.name.count("/") > 1 for node in features.graph.node if node.op_type in WEIGHTED)
     led = {} if scoped else destinations(features.graph)
-    costs = []
-    for node, precision, cost in node_costs(features, floating):
-        part = scope(node.name, teachers) if scoped else led.get(node.output[0], "unused")
-        costs.append(msgspec.structs.replace(cost, part=part, precision=precision))
-    for _, precision, cost in node_costs(head, "fp32"):
-        costs.append(msgspec.structs.replace(cost, part="head", precision=precision))
-    total = summed("total", costs, costs)
-    order = dict.fromkeys(cost.part for cost in costs)
-    kinds = [kind for kind in ("int8", "fp16", "fp32") if any(cost.precision == kind for cost in costs)]
+    parts: dict[str, list[Cost]] = defaultdict(list)
+    for cost in node_costs(features, floating):
+        parts[scope(cost.node, teachers) if scoped else led.get(cost.output, "unused")].append(cost)
+    parts["head"] += node_costs(head, "fp32")
+    costs = [cost for part in parts.values() for cost in part]
+    kinds = {kind: [cost for cost in costs if cost.precision == kind] for kind in ("int8", "fp16", "fp32")}
     return Explanation(
         by="names" if scoped else "outputs",
-        parts=tuple(summed(name, [c for c in costs if c.part == name], costs) for name in order),
-        precisions=tuple(summed(kind, [c for c in costs if c.precision == kind], costs) for kind in kinds),
-        total=total,
+        parts=tuple(summed(name, part, costs) for name, part in parts.items() if part),
+        precisions=tuple(summed(kind, part, costs) for kind, part in kinds.items() if part),
+        total=summed("total", costs, costs),
     )
 
 
@@ -130,10 +128,10 @@ def summed(name: str, costs: Sequence[Cost], whole: Sequence[Cost]) -> Share:
     )
 
 
-def node_costs(model: onnx.ModelProto, floating: Floating) -> list[tuple[NodeProto, str, Cost]]:
-    """Two costs a node, parts left open: what it computes and stores of weights, and what it writes.
+def node_costs(model: onnx.ModelProto, floating: Floating) -> list[Cost]:
+    """Two costs a node: what it computes and stores of weights, and what it writes.
 
-    Each comes with its precision: a node that computes in floating point may write INT8, for a quantised one after it.
+    A node that computes in floating point may write INT8, for a quantised one after it, so their precisions differ.
     """
     view, known = View(model), shapes(model)
     counted: set[str] = set()
@@ -144,22 +142,24 @@ def node_costs(model: onnx.ModelProto, floating: Floating) -> list[tuple[NodePro
         quantised = node.op_type in WEIGHTED and all(view.quantised(name) for name in node.input[:2])
         size = min(FLOATS[known[node.output[0]][0]], 2 if floating == "fp16" else 4)
         wide = "fp16" if size == 2 else "fp32"
-        stored = {name: view.source(name) for name in node.input}
-        new = {n: s for n, s in stored.items() if s in view.values and s not in counted}
-        new = {n: s for n, s in new.items() if view.values[s].dtype.kind == "f"}
-        counted |= set(new.values())
-        numbers = {name: view.values[source].size for name, source in new.items()}
-        cost = Cost(
-            part="",
-            precision="",
+        numbers: dict[str, int] = {}
+        for name in node.input:
+            value = view.values.get(view.source(name))
+            if value is not None and value.dtype.kind == "f" and view.source(name) not in counted:
+                counted.add(view.source(name))
+                numbers[name] = value.size
+        computed = Cost(
+            node=node.name,
+            output=node.output[0],
+            precision="int8" if quantised else wide,
             macs=macs(node, known) if node.op_type in WEIGHTED else 0,
             parameters=sum(numbers.values()),
             weight_bytes=sum(count * (1 if view.quantised(name) else size) for name, count in numbers.items()),
         )
-        found.append((node, "int8" if quantised else wide, cost))
         width = written(node, view, size)
-        stored_as = Cost("", "", activation_bytes=width * math.prod(known[node.output[0]][1]))
-        found.append((node, "int8" if width == 1 else wide, stored_as))
+        amount = width * math.prod(known[node.output[0]][1])
+        kind = "int8" if width == 1 else wide
+        found += [computed, Cost(node.name, node.output[0], kind, activation_bytes=amount)]
     return found
 
 

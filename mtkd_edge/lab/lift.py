@@ -53,9 +53,8 @@ def lifts(sensitivity: Mapping[str, float], work: Mapping[str, float]) -> tuple[
     found: list[Lift] = []
     level, lifted = FIRST, 0
     while len(found) < TRIES:
-        while lifted < len(order) and (error := left(sensitivity, order[lifted:])) > level:
+        while (error := left(sensitivity, order[lifted:])) > level:
             lifted += 1
-        error = left(sensitivity, order[lifted:])
         share = sum(work[name] for name in order[lifted:]) / total
         if found and (share < LEAST or lifted == len(found[-1].layers)):
             break
