@@ -59,13 +59,13 @@ def build(
 
         found, path = ranges(source, model, listing, evidence, progress)
         return build_int8(source, out, target, expected, rate, found, path, progress)
-    if target.backend == "openvino":
+    if precision == "fp32" or target.backend == "openvino":
         return build_engine(source, out, target, precision, None, expected, rate, progress=progress)
-    from mtkd_edge.lab.half import copy_float, halve
+    from mtkd_edge.lab.half import halve
 
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, FEATURES)
-        (halve if precision == "fp16" else copy_float)(source / FEATURES, graph)
+        halve(source / FEATURES, graph)
         return build_engine(source, out, target, precision, graph, expected, rate, progress=progress)
 
 

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from mtkd_edge.bundle import FEATURES, GOLDEN, HEAD
 from mtkd_edge.errors import GateError
 from mtkd_edge.frames import FrameSpec
-from mtkd_edge.lab.cast_first import cast_first
 from mtkd_edge.lab.graph import ScoreHead
 from mtkd_edge.score import ScoreSpec, oracle
 
@@ -96,7 +95,6 @@ def _write(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, taken: lis
         raise GateError(
             f"onnxsim changed what {path.name} computes", "report this with the versions of `mtkd-edge doctor`"
         )
-    cast_first(simple)
     onnx.save(simple, path)
 
 

@@ -15,7 +15,6 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mtkd_edge.bundle import write_file
 from mtkd_edge.errors import GateError
-from mtkd_edge.lab.cast_first import cast_first
 from mtkd_edge.lab.placement import WEIGHTED, Wiring
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -23,17 +22,9 @@ FLOAT_INPUTS = {"Resize": (1, 2)}
 """Inputs that stay FP32 by the operator's definition: the region and the scales of Resize."""
 
 
-def copy_float(source: Path, target: Path) -> None:
-    """Write the float graph as TensorRT takes it: as it is, with the pixels cast before anything else."""
-    model = onnx.load(source)
-    cast_first(model)
-    write_file(target, model.SerializeToString())
-
-
 def halve(source: Path, target: Path) -> None:
     """Write the half-precision graph. Raises GateError for a weight that half precision cannot hold."""
     model = onnx.load(source)
-    cast_first(model)
     graph = model.graph
     before = normalisation(graph)
     fixed = {node.input[i] for node in graph.node for i in FLOAT_INPUTS.get(node.op_type, ()) if i < len(node.input)}

@@ -17,7 +17,6 @@ import onnx
 from mtkd_edge.bundle import sha256, write_file
 from mtkd_edge.errors import GateError, UsageError
 from mtkd_edge.lab.calibrate import Calibration
-from mtkd_edge.lab.cast_first import cast_first
 from mtkd_edge.lab.check_qdq import check_qdq
 from mtkd_edge.lab.correct import correct
 from mtkd_edge.lab.placement import place
@@ -42,7 +41,6 @@ def quantise(
             f"the calibration belongs to another graph than {source}", "calibrate again: its ranges would be wrong"
         )
     model = onnx.load(source)
-    cast_first(model)
     unknown = set(exclude) - {node.name for node in model.graph.node}
     unknown |= {name for group in equal for name in group} - set(calibration.ranges)
     if unknown:
