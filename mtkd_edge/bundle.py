@@ -5,8 +5,10 @@
       features.onnx                features.onnx      pixels -> features; the only part that is ever quantised
       head.onnx                    head.onnx          features -> map, score; never quantised
       golden.npz                   golden.npz         frames and what the reference made of them
+      bundle.sha256                engine.sha256      all the others and the manifest, for `sha256sum -c`
       threshold.json               threshold.json     sealed by itself, so that it can be changed without a rebuild
                                    plan.*             the target's own compiled form, where it has one
+                                   score.*.cubin      the scoring kernel for one GPU generation, where there is one
 
 A manifest is strict: an unknown key, a missing file, one flipped byte or another format version is a BundleError.
 Nothing here is a pickle. This file knows the names and the hashes, not what is in the graphs.
@@ -30,6 +32,7 @@ from mtkd_edge.threshold import Threshold
 FORMAT = 1
 BUNDLE, ENGINE, THRESHOLD = "bundle.json", "engine.json", "threshold.json"
 FEATURES, HEAD, GOLDEN = "features.onnx", "head.onnx", "golden.npz"
+SUMS = {BUNDLE: "bundle.sha256", ENGINE: "engine.sha256"}
 
 
 class TeacherInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,8 +122,8 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def seal(folder: Path) -> dict[str, str]:
-    """{file name: sha256} of every file in the folder except the manifest itself and the sidecar threshold."""
-    skipped = {BUNDLE, ENGINE, THRESHOLD}
+    """{file name: sha256} of every file in the folder except manifest, sums and the sidecar threshold."""
+    skipped = {BUNDLE, ENGINE, THRESHOLD, *SUMS.values()}
     return {
         p.name: sha256(p)
         for p in sorted(folder.iterdir())
@@ -129,10 +132,18 @@ def seal(folder: Path) -> dict[str, str]:
 
 
 def save(folder: Path, manifest: Manifest | EngineManifest, threshold: Threshold) -> None:
-    """Write the sidecar, then the manifest: a folder without a manifest is unfinished and is never loaded."""
+    """Write sidecar and sums, then the manifest: a folder without a manifest is unfinished and is never loaded."""
     write_file(folder / THRESHOLD, thresholds.encode(threshold))
     name = BUNDLE if isinstance(manifest, Manifest) else ENGINE
-    write_file(folder / name, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    write_file(folder / SUMS[name], sums(name, text, manifest))
+    write_file(folder / name, text)
+
+
+def sums(name: str, text: bytes, manifest: Manifest | EngineManifest) -> bytes:
+    """What `sha256sum -c` reads: every file of the manifest, and the manifest `name` itself by its `text`."""
+    files = manifest.files | {name: hashlib.sha256(text).hexdigest()}
+    return "".join(f"{digest}  {file}\n" for file, digest in files.items()).encode()
 
 
 def load_bundle(folder: Path) -> Manifest:
@@ -175,6 +186,14 @@ def _load(folder: Path, name: str, kind: type[AnyManifest]) -> AnyManifest:
     for file, wanted in manifest.files.items():
         if Path(file).name != file or file in ("", ".."):
             raise BundleError(f"{path} lists {file!r}, which leaves the folder", "do not use this folder")
-        if sha256(folder / file) != wanted:
-            raise BundleError(f"{folder / file} was changed: its sha256 is not the manifest's", "copy the folder again")
+        try:
+            found = sha256(folder / file)
+        except BundleError as error:
+            raise BundleError(f"{error.message}; {name} lists it", error.hint) from error
+        if found != wanted:
+            raise BundleError(f"{folder / file} was changed: its sha256 is not that in {name}", "copy the folder again")
+    listed = folder / SUMS[name]
+    # a bundle may be older than its list; an engine goes to the line, and there nothing is taken on trust
+    if (name == ENGINE or listed.exists()) and _read(listed) != sums(name, text, manifest):
+        raise BundleError(f"{path} or {listed.name} beside it was changed: they do not agree", "copy the folder again")
     return manifest

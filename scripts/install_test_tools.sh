@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Installs what the tests with a real RTSP camera need: GStreamer's RTSP server and its H.264 encoder, from Debian.
+# Installs what the tests with real counterparts need, from Debian: GStreamer's RTSP server and its H.264 encoder as a
+# camera, mosquitto as an MQTT broker, Chromium as the browser of the page.
 # Run twice it does nothing the second time. Without root or apt it says which tests will be skipped and ends with 0.
 set -euo pipefail
 
 packages=(
   python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-rtsp
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly
+  mosquitto chromium
 )
 
 missing=()
@@ -16,18 +18,18 @@ if [ ${#missing[@]} -eq 0 ]; then
   exit 0
 fi
 if ! command -v apt-get >/dev/null; then
-  echo "no apt-get here: the RTSP tests will be skipped (they need ${missing[*]})" >&2
+  echo "no apt-get here: the tests with a real camera, broker and browser will be skipped (they need ${missing[*]})" >&2
   exit 0
 fi
 sudo=()
 if [ "$(id -u)" -ne 0 ]; then
   if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
-    echo "not root: the RTSP tests will be skipped; to run them: sudo apt-get install ${missing[*]}" >&2
+    echo "not root: the tests with a real camera, broker and browser will be skipped; to run them: sudo apt-get install ${missing[*]}" >&2
     exit 0
   fi
   sudo=(sudo -n)
 fi
 export DEBIAN_FRONTEND=noninteractive
 if ! { "${sudo[@]}" apt-get update -q && "${sudo[@]}" apt-get install -q -y --no-install-recommends "${missing[@]}"; } >&2; then
-  echo "the packages could not be installed: the RTSP tests will be skipped" >&2
+  echo "the packages could not be installed: their tests will be skipped" >&2
 fi

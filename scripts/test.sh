@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change goes in: set-up, lint, format, types, tests.
 # Arguments go to pytest, for instance: bash scripts/test.sh tests/test_cli.py -x
-#   MTKD_INSTALL_TOOLS=0   leave the system's packages alone (the tests with a real RTSP camera then skip)
+#   MTKD_INSTALL_TOOLS=0   leave the system's packages alone (tests with a real camera, broker or browser then skip)
 #   MTKD_REQUIRE=data      a test that needs the real photos beside the checkout fails without them, instead of skipping
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

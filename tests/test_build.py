@@ -21,6 +21,7 @@ from mtkd_edge.device.targets import Limits
 from mtkd_edge.errors import BackendError, BundleError, DataError, GateError, UsageError
 from mtkd_edge.lab import calibrate
 from mtkd_edge.lab.quantise import quantise
+from mtkd_edge.progress import silent
 
 HELD_OUT = list(tiny.normal_frames(24, seed=9))
 
@@ -54,7 +55,8 @@ def few_defects(monkeypatch):
 
 def make(source: Path, out: Path, target: targets.Target, graph: Path | None, **options) -> bundle.EngineManifest:
     precision = "fp32" if graph is None else "int8"
-    return build_engine(source, out, target, precision, graph, options.pop("held_out", HELD_OUT), 0.05, **options)
+    expected = build.expect(source, options.pop("held_out", HELD_OUT), options.get("progress", silent))
+    return build_engine(source, out, target, precision, graph, expected, 0.05, **options)
 
 
 def nothing_left(folder: Path) -> bool:
@@ -66,7 +68,13 @@ def test_an_int8_engine_is_complete_and_its_manifest_says_how_it_was_made(source
     steps = []
     manifest = make(source, out, target, int8, calibration="calibration/tiny.json", progress=lambda *s: steps.append(s))
     assert manifest == bundle.load_engine(out)
-    assert {p.name for p in out.iterdir()} == {*manifest.files, bundle.ENGINE, bundle.THRESHOLD, "cache"}
+    assert {p.name for p in out.iterdir()} == {
+        *manifest.files,
+        bundle.ENGINE,
+        "engine.sha256",
+        bundle.THRESHOLD,
+        "cache",
+    }
     assert set(manifest.files) == {bundle.FEATURES, bundle.HEAD, bundle.GOLDEN}
     assert manifest.files[bundle.FEATURES] == bundle.sha256(int8)
     assert manifest.model == bundle.load_bundle(source)
@@ -74,7 +82,7 @@ def test_an_int8_engine_is_complete_and_its_manifest_says_how_it_was_made(source
     assert {"openvino", "device", "mtkd-edge", "hint", "threads", "gate"} <= manifest.built.keys()
     assert manifest.gate["spearman"] > 0.9
     assert manifest.gate["frames"] == 24 + 24
-    assert {step[0] for step in steps} == {"compile", "gate"}
+    assert {step[0] for step in steps} == {"compile", "gate", "gate, fp32"}
     assert nothing_left(tmp_path / "engines")
 
 
@@ -164,10 +172,11 @@ def test_what_is_not_an_engine_is_never_replaced(source, target, tmp_path, what)
 
 
 def test_int8_without_a_graph_is_refused(source, target, tmp_path):
+    expected = build.expect(source, HELD_OUT[:4])
     with pytest.raises(UsageError, match="int8 engine for tiny needs a graph of that precision"):
-        build_engine(source, tmp_path / "engine", target, "int8", None, HELD_OUT, 0.05)
+        build_engine(source, tmp_path / "engine", target, "int8", None, expected, 0.05)
     with pytest.raises(UsageError, match="fp16 engine for rtx needs a graph"):
-        build_engine(source, tmp_path / "engine", targets.load("rtx"), "fp16", None, HELD_OUT, 0.05)
+        build_engine(source, tmp_path / "engine", targets.load("rtx"), "fp16", None, expected, 0.05)
 
 
 def test_too_few_photos_are_refused_before_anything_is_built(source, target, tmp_path):
@@ -208,6 +217,7 @@ def test_a_plan_built_without_a_gpu_says_that_it_has_not_run(source, int8, tmp_p
     assert {"plan.features", "plan.head"} <= manifest.files.keys()
     assert "the plan itself has not run" in manifest.built["gate"]
     assert manifest.built["gpu"] == "none"
+    assert manifest.built["scorer"] == "plan.head: no GPU here to compile the kernel for"
     with pytest.raises(BackendError, match="no NVIDIA driver"):
         engines.load(tmp_path / "engine")
 
@@ -225,6 +235,29 @@ def test_the_manifest_is_text_that_people_can_read(source, target, tmp_path):
     text = (tmp_path / "engine" / bundle.ENGINE).read_text()
     assert json.loads(text)["model"]["name"] == "tiny"
     assert text.count("\n") > 30
+
+
+def test_evidence_is_written_after_the_gate_and_sealed_with_the_engine(source, target, tmp_path):
+    seen = []
+
+    def prove(work: Path, compared: gate.Comparison) -> None:
+        seen.append(compared.figures["spearman"])
+        (work / "proof.txt").write_text("it agrees")
+
+    manifest = make(source, tmp_path / "engine", target, None, evidence=prove)
+    assert seen == [manifest.gate["spearman"]]
+    assert manifest.files["proof.txt"] == bundle.sha256(tmp_path / "engine" / "proof.txt")
+    (tmp_path / "engine" / "proof.txt").write_text("it agrees!")
+    with pytest.raises(BundleError, match=r"proof\.txt was changed"):
+        engines.load(tmp_path / "engine")
+
+
+def test_a_refused_engine_gets_no_evidence(source, int8, target, tmp_path):
+    strict = msgspec.structs.replace(target, gate=Limits(spearman=0.99999))
+    seen = []
+    with pytest.raises(GateError):
+        make(source, tmp_path / "engine", strict, int8, evidence=lambda *given: seen.append(given))
+    assert seen == []
 
 
 def test_two_builds_at_once_do_not_meet(source, target, tmp_path, monkeypatch):

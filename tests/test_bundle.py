@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,41 @@ def test_one_flipped_bit_in_any_file_is_found_and_named(saved: tuple[Path, Calla
             load(folder)
         path.write_bytes(whole)
     load(folder)
+
+
+def test_a_flipped_bit_anywhere_in_an_engine_folder_is_found_and_named(saved: tuple[Path, Callable]) -> None:
+    """Every file, the manifest and its list included, and every byte of those two."""
+    folder, load = saved
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        every = range(len(whole)) if path.suffix in (".json", ".sha256") else (0, len(whole) // 2, len(whole) - 1)
+        for place in every:
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(BundleError) as caught:
+                load(folder)
+                bundle.load_threshold(folder)
+            assert path.name in caught.value.message, place
+        path.write_bytes(whole)
+    load(folder)
+
+
+def test_the_sums_are_what_sha256sum_checks(saved: tuple[Path, Callable]) -> None:
+    folder, _ = saved
+    sums = next(folder.glob("*.sha256"))
+    command = ["sha256sum", "--strict", "-c", sums.name]
+    assert subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+    manifest_path(folder).write_text("{}")
+    assert subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 1
+
+
+def test_an_engine_without_its_sums_is_incomplete_an_old_bundle_is_not(saved: tuple[Path, Callable]) -> None:
+    folder, load = saved
+    next(folder.glob("*.sha256")).unlink()
+    if (folder / bundle.BUNDLE).exists():
+        load(folder)
+        return
+    with pytest.raises(BundleError, match=r"engine\.sha256 cannot be read"):
+        load(folder)
 
 
 def test_a_missing_file_is_named(saved: tuple[Path, Callable]) -> None:

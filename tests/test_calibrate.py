@@ -38,23 +38,67 @@ def tensors(graph: Path, frames: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, tiny.run(model, {"frames": frames}, names), strict=True))
 
 
-def test_minmax_is_the_range_over_every_frame_and_its_copy_with_a_defect(graph):
+def test_minmax_is_the_range_over_every_frame_and_its_changed_copy(graph):
     found = calibrate.calibrate(graph, iter(FRAMES), PHOTOS, seed=7)
-    rng = np.random.default_rng(7)
-    everything = np.concatenate([np.stack([f, paste_defect(f, rng)[0]]) for f in FRAMES])
+    everything = np.concatenate(list(calibrate.with_defects(FRAMES, 7)))
     for name, values in tensors(graph, everything).items():
         np.testing.assert_allclose(found.ranges[name], (values.min(), values.max()), rtol=1e-5, atol=1e-5)
-    assert (found.frames, found.percentile, found.graph) == (12, 100, bundle.sha256(graph))
-    assert found.photos == PHOTOS
+    assert (found.frames, found.method, found.graph) == (12, "minmax", bundle.sha256(graph))
+    assert (found.photos, found.compared) == (PHOTOS, {})
 
 
-def test_percentiles_cut_outliers_but_never_exceed_minmax(graph):
+def test_copies_have_a_defect_and_every_second_one_another_light():
+    rng = np.random.default_rng(7)
+    for number, (frame, batch) in enumerate(zip(FRAMES, calibrate.with_defects(FRAMES, 7), strict=True)):
+        np.testing.assert_array_equal(batch[0], frame)
+        changed = paste_defect(frame, rng)[0]
+        if number % 2:
+            lit = calibrate.relit(changed, rng)
+            np.testing.assert_array_equal(batch[1], lit)
+            assert (lit != frame).mean() > 0.5, "the light falls on the whole frame"
+        else:
+            np.testing.assert_array_equal(batch[1], changed)
+
+
+def test_light_widens_the_ranges(graph, monkeypatch):
+    monkeypatch.setattr(calibrate, "GAIN", 0.9)
+    wide = calibrate.calibrate(graph, FRAMES, PHOTOS).ranges
+    # the same defects, and the same numbers drawn for the light
+    monkeypatch.setattr(calibrate, "relit", lambda frame, rng: (rng.uniform(size=2), frame)[1])
+    plain = calibrate.calibrate(graph, FRAMES, PHOTOS).ranges
+    wider = [name for name in plain if wide[name][1] > plain[name][1]]
+    narrower = [name for name in plain if wide[name][1] < plain[name][1]]
+    assert len(wider) > 2 * len(narrower)
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_other_methods_reach_less_far_and_never_further(graph, method):
     wide = calibrate.calibrate(graph, FRAMES, PHOTOS)
-    tight = calibrate.calibrate(graph, FRAMES, PHOTOS, method="percentile", percentile=99)
-    assert tight.ranges.keys() == wide.ranges.keys()
+    tight = calibrate.calibrate(graph, FRAMES, PHOTOS, method=method)
+    assert (tight.method, tight.ranges.keys()) == (method, wide.ranges.keys())
     for name, (low, high) in tight.ranges.items():
         assert wide.ranges[name][0] <= low <= high <= wide.ranges[name][1]
     assert sum(tight.ranges[n][1] < wide.ranges[n][1] for n in wide.ranges) > len(wide.ranges) / 2
+
+
+def test_a_method_that_clips_has_to_earn_it():
+    assert calibrate.best_of({"minmax": 0.3, "percentile": 0.2, "entropy": 0.16}) == "minmax"
+    assert calibrate.best_of({"minmax": 0.3, "percentile": 0.2, "entropy": 0.15}) == "entropy"
+    assert calibrate.best_of({"minmax": 0.3, "percentile": 0.1, "entropy": 0.12}) == "percentile"
+
+
+def test_the_method_with_the_least_error_is_kept_with_the_errors_of_all(graph):
+    seen = {}
+
+    def judge(found):
+        seen.update(found)
+        return {"minmax": 0.3, "percentile": 0.1, "entropy": 0.4}
+
+    found = calibrate.calibrate(graph, FRAMES, PHOTOS, judge=judge)
+    assert found.method == "percentile"
+    assert found.compared == {"minmax": 0.3, "percentile": 0.1, "entropy": 0.4}
+    assert found.ranges == seen["percentile"] != seen["minmax"]
+    assert found.corrections == calibrate.calibrate(graph, FRAMES, PHOTOS, method="percentile").corrections
 
 
 def test_frames_are_taken_one_at_a_time(graph):
@@ -116,11 +160,6 @@ def test_frames_and_photos_must_be_the_same_ones(graph):
         calibrate.calibrate(graph, FRAMES[:5], PHOTOS)
     with pytest.raises(DataError, match="0 frames for 0 photos"):
         calibrate.calibrate(graph, [], {})
-
-
-def test_a_percentile_that_would_cut_half_the_network_is_refused(graph):
-    with pytest.raises(UsageError, match="between 90 and 100, got 50"):
-        calibrate.calibrate(graph, FRAMES, PHOTOS, method="percentile", percentile=50)
 
 
 def test_a_network_that_makes_nan_cannot_be_calibrated(graph, tmp_path):

@@ -7,14 +7,16 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import factory
+import msgspec
 import pytest
 import tiny
 import typer
 
 from mtkd_edge.cli.app import EXIT_CODES, app
+from mtkd_edge.device.station.config import Config
 from mtkd_edge.errors import MtkdError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +45,12 @@ def wrong(words: list[str]) -> list[str]:
     """What a command line names that the program does not have."""
     if not words or words[0] not in COMMANDS:
         return [f"no command {words[:1]}"]
-    options = {option for parameter in GROUP.commands[words[0]].params for option in parameter.opts}
+    command = GROUP.commands[words[0]]
+    if commands := getattr(command, "commands", None):
+        if words[1:2] == [] or words[1] not in commands:
+            return [f"no command {words[:2]}"]
+        command = commands[words[1]]
+    options = {option for parameter in command.params for option in parameter.opts}
     return [word for word in words[1:] if word.startswith("--") and word.partition("=")[0] not in options]
 
 
@@ -55,7 +62,8 @@ def test_every_command_in_a_document_exists_with_its_options(document: Path) -> 
 def test_a_wrong_command_line_would_be_noticed() -> None:
     assert spoken_lines("```bash\nmtkd-edge train x --fast  # quick\n```\n") == [["train", "x", "--fast"]]
     assert wrong(["train", "--fast"]) == ["--fast"]
-    assert wrong(["fly"])
+    assert wrong(["fly"]) and wrong(["events", "fly"])
+    assert wrong(["events", "list", "./shift-1", "--fast"]) == ["--fast"]
 
 
 def test_the_readme_shows_every_command() -> None:
@@ -97,6 +105,26 @@ def test_the_marked_shell_blocks_of_the_readme_run(workshop: Path) -> None:
             text=True,
         )
         assert done.returncode == 0, f"{block}\n{done.stderr}"
+
+
+def keys(struct: type[msgspec.Struct]) -> set[str]:
+    """Every key that a section of station.toml takes, below it too."""
+    found: set[str] = set()
+    for field in msgspec.structs.fields(struct):
+        inner = [each for each in (field.type, *get_args(field.type)) if isinstance(each, type)]
+        sections = [each for each in inner if issubclass(each, msgspec.Struct)]
+        found |= {field.name}.union(*(keys(each) for each in sections))
+    return found
+
+
+def test_the_guide_lists_every_key_of_a_station_and_no_other() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    section = text.partition("## 3.")[2].partition("## 4.")[0]
+    cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("|")]
+    named = {word.strip("[]") for cell in cells for word in re.findall(r"`([^`]+)`", cell)} - {"source.rules"}
+    assert {word.rpartition(".")[2] for word in named} == keys(Config)
+    for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        msgspec.toml.decode(block.encode(), type=Config)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

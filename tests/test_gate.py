@@ -36,7 +36,7 @@ class Worse(FakeEngine):
 
 
 def figures(engine: FakeEngine) -> dict[str, float]:
-    return gate.compare(engine, FakeEngine(), GOOD, 0.05).figures
+    return gate.compare(engine, gate.expect(FakeEngine(), GOOD), 0.05).figures
 
 
 def test_an_engine_is_as_good_as_itself():
@@ -49,7 +49,7 @@ def test_an_engine_is_as_good_as_itself():
 
 def test_at_least_120_frames_have_a_defect_and_every_good_part_equally_many():
     assert figures(FakeEngine())["frames"] == 12 + 120
-    assert gate.compare(FakeEngine(), FakeEngine(), GOOD[:7], 0.05).figures["frames"] == 7 + 7 * 18
+    assert gate.compare(FakeEngine(), gate.expect(FakeEngine(), GOOD[:7]), 0.05).figures["frames"] == 7 + 7 * 18
 
 
 def test_defects_are_the_same_in_every_build():
@@ -103,9 +103,40 @@ def test_limits_are_inclusive():
     assert gate.faults(edge, Limits()) == []
 
 
+def test_a_reference_that_is_not_finite_is_refused_before_any_engine_is_built():
+    with pytest.raises(GateError, match="worse makes scores that are not finite"):
+        gate.expect(Worse(value=float("nan")), GOOD)
+
+
+def test_the_reference_runs_once_for_any_number_of_engines():
+    runs = []
+
+    class Counted(FakeEngine):
+        def infer(self, frames: np.ndarray) -> Inference:
+            runs.append(len(frames))
+            return super().infer(frames)
+
+    expected = gate.expect(Counted(), GOOD)
+    assert len(runs) == len(expected.frames) == 132
+    first, second = (gate.compare(Worse(noise=0.01), expected, 0.05) for _ in range(2))
+    assert first.figures == second.figures
+    assert len(runs) == 132
+    np.testing.assert_array_equal(first.scores[:, 1], expected.scores)
+    assert (first.good, first.scores.shape) == (12, (132, 2))
+
+
+def test_every_limit_is_ruled_on_and_broken_ones_alone_are_faults():
+    found = {"spearman": 0.5, "auroc_drop": 0.0, "flips": 0.0, "frames": 100.0}
+    ruled = gate.rulings(found, Limits())
+    assert [(r.name, r.kept) for r in ruled] == [
+        ("rank correlation", False), ("AUROC drop", True), ("flipped verdicts", True),
+    ]  # fmt: skip
+    assert gate.faults(found, Limits()) == ["rank correlation 0.5000, wanted >= 0.99"]
+
+
 def test_without_photos_there_is_no_gate():
     with pytest.raises(DataError, match="held-out"):
-        gate.compare(FakeEngine(), FakeEngine(), [], 0.05)
+        gate.expect(FakeEngine(), [])
 
 
 def test_auroc_is_the_textbooks():

@@ -89,3 +89,36 @@ def test_an_output_that_another_node_reads_is_rewired(tmp_path):
     a, b = tiny.run(onnx.load(tmp_path / "b"), {"frames": np.full((1, 8, 8, 3), 64, np.uint8)}, ["a", "b"])
     assert (a == 3).all()
     assert (b == 3).all()
+
+
+def test_a_constant_of_both_sides_is_kept_in_both_precisions(tmp_path):
+    """The 0 of a Pad before the first convolution and that of the Clip behind it are one constant after onnxsim."""
+    nodes = [
+        onnx.helper.make_node("Cast", ["frames"], ["float"], to=TensorProto.FLOAT),
+        onnx.helper.make_node("Transpose", ["float"], ["x"], perm=[0, 3, 1, 2]),
+        onnx.helper.make_node("Constant", [], ["zero"], value=numpy_helper.from_array(np.float32(0.5), "value")),
+        onnx.helper.make_node("Pad", ["x", "sides", "zero"], ["padded"]),
+        onnx.helper.make_node("Conv", ["padded", "w"], ["a"], strides=[3, 3]),
+        onnx.helper.make_node("Clip", ["a", "zero"], ["b"]),
+        onnx.helper.make_node("Clip", ["b", "zero"], ["c"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("frames", TensorProto.UINT8, ["N", 8, 8, 3])],
+        [onnx.helper.make_tensor_value_info("c", TensorProto.FLOAT, ["N", 4, 3, 3])],
+        [
+            numpy_helper.from_array(np.ones((4, 3, 3, 3), "f4") / 64, "w"),
+            numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64), "sides"),
+        ],
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), tmp_path / "a")
+    halve(tmp_path / "a", tmp_path / "b")
+    frames = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
+    before, after = (tiny.run(onnx.load(tmp_path / name), {"frames": frames}, ["c"])[0] for name in "ab")
+    np.testing.assert_allclose(before, after, rtol=2e-3)
+    made = onnx.load(tmp_path / "b").graph
+    kinds = {value.name: value.data_type for value in made.initializer}
+    assert kinds["zero_half"] == TensorProto.FLOAT16
+    assert [node.input[1] for node in made.node if node.op_type == "Clip"] == ["zero_half"] * 2

@@ -18,7 +18,16 @@ Sources = dict[str, str]
 
 CV2_SHARED = {"frames", "metrics"}
 LAB_ONLY = {"torch", "torchvision", "timm", "onnx", "onnxsim", "onnxscript", "onnxruntime", "safetensors", "matplotlib"}
-VENDORS = {"openvino": "openvino", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx", "pycuda": "cuda"}
+VENDORS = {
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt_rtx",
+    "pycuda": "cuda",
+    "paho": "paho",  # MQTT, extra `mqtt`
+    "starlette": "starlette",  # the page, extra `serve`
+    "uvicorn": "uvicorn",  # its server, extra `serve`
+    "asyncua": "asyncua",  # OPC UA for a PLC, extra `opcua`
+}
 """A vendor runtime and the word that the name of a file importing it must contain."""
 DEVICE_MAY = {"numpy", "msgspec", "cv2", *VENDORS}
 POISON = sorted(LAB_ONLY)
@@ -184,6 +193,7 @@ RULES: list[tuple[Callable[[Sources], list[str]], Sources]] = [
     (crossed_layers, {"mtkd_edge/a.py": "from mtkd_edge.device.b import c", "mtkd_edge/device/b.py": ""}),
     (foreign_packages, {"mtkd_edge/device/a.py": "def f():\n  import torch.nn"}),
     (foreign_packages, {"mtkd_edge/device/engines/trt.py": "def f():\n  import openvino"}),
+    (foreign_packages, {"mtkd_edge/device/outbox/sender.py": "def f():\n  import paho.mqtt.client"}),
     (foreign_packages, {"mtkd_edge/score.py": "import cv2"}),
     (foreign_packages, {"mtkd_edge/demo/run.py": "import rich"}),
     (eager_vendors, {"mtkd_edge/device/engines/openvino.py": "import openvino.runtime"}),

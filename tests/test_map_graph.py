@@ -10,13 +10,18 @@ import onnx
 import pytest
 import tiny
 import torch
+from onnx import TensorProto, helper
 
 from mtkd_edge import bundle
 from mtkd_edge.device import targets
 from mtkd_edge.device.engines import tensorrt_rtx
+from mtkd_edge.device.engines._trt_build import Order, build_plan
 from mtkd_edge.device.engines.openvino import OpenvinoEngine
+from mtkd_edge.device.targets import Batch, TensorrtRecipe
+from mtkd_edge.errors import BackendError
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import calibrate, export, student, teachers
+from mtkd_edge.lab.check_qdq import check_qdq
 from mtkd_edge.lab.codebook import CodebookAutoencoder
 from mtkd_edge.lab.graph import MapFeatures
 from mtkd_edge.lab.half import halve
@@ -67,6 +72,12 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
+def test_the_pixels_are_cast_before_anything_else_reads_them(made: Path) -> None:
+    for name in (bundle.FEATURES, "int8.onnx", "half.onnx"):
+        readers = [node.op_type for node in onnx.load(made / name).graph.node if "frames" in node.input]
+        assert readers == ["Cast"], name
+
+
 def test_openvino_computes_what_onnx_runtime_does(made: Path) -> None:
     names = [f"{side}_{level}" for side in ("student", "reference") for level in ("deviation", "reconstruction")]
     wanted = export.run_onnx(made / bundle.FEATURES, {"frames": FRAMES}, names)
@@ -85,6 +96,23 @@ def test_the_look_up_of_the_codebook_is_not_quantised(made: Path) -> None:
             assert "DequantizeLinear" not in makers
     quantised = sum(node.op_type == "QuantizeLinear" for node in graph.node)
     assert quantised > 20, "the teachers are in INT8"
+
+
+def test_the_other_order_is_refused_by_our_linter_and_by_nvidias_parser(tmp_path: Path) -> None:
+    """The reason for `graph.nchw`; a parser that learns it makes the order free."""
+    rtx = pytest.importorskip("tensorrt_rtx", reason="the builder that needs no GPU: pip install tensorrt-rtx")
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Transpose", ["frames"], ["t"], "/Transpose", perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["t"], ["x"], "/Cast", to=TensorProto.FLOAT),
+    ]
+    shapes = value("frames", TensorProto.UINT8, ["N", 4, 4, 3]), value("x", TensorProto.FLOAT, ["N", 3, 4, 4])
+    graph = helper.make_graph(nodes, "g", [shapes[0]], [shapes[1]])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    assert "Transpose reads the uint8 input 'frames'; wanted a Cast first" in check_qdq(model)[0]
+    onnx.save(model, tmp_path / "g.onnx")
+    with pytest.raises(BackendError, match="UInt8"):
+        build_plan(rtx, tmp_path / "g.onnx", Order(Batch(1, 1, 2), TensorrtRecipe(workspace_mib=64), exact=False))
 
 
 @pytest.mark.parametrize("name", ["int8.onnx", "half.onnx"])

@@ -187,9 +187,7 @@ def test_a_weight_used_twice_is_quantised_once(made, tmp_path):
     quantise(
         tmp_path / "shared.onnx",
         tmp_path / "int8.onnx",
-        made[2].__class__(
-            graph=digest, method="minmax", percentile=100, seed=0, frames=1, versions={}, ranges=ranges, photos={}
-        ),
+        made[2].__class__(graph=digest, method="minmax", seed=0, frames=1, versions={}, ranges=ranges, photos={}),
     )
     kinds = collections.Counter(node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node)
     assert kinds["QuantizeLinear"] == 3

@@ -1,19 +1,26 @@
 """CUDA and TensorRT's runtime on the CPU, as strict as the real ones, for machines without a GPU.
 
-Device memory is host memory, a "plan" is an ONNX file that onnxruntime runs on raw addresses. What the real libraries
-punish by a crash or a leak is an AssertionError here: a call without a current context, a copy beyond an allocation, an
-object that is freed twice, an address or a shape that was never set.
+Device memory is host memory, a "plan" is an ONNX file that onnxruntime runs on raw addresses, a "cubin" is the host
+build of the scoring kernel. What the real libraries punish by a crash or a leak is an AssertionError here: a call
+without a current context, a copy beyond an allocation, an object that is freed twice, an address or a shape that was
+never set.
 """
 
 from __future__ import annotations
 
 import ctypes
+import struct
+import tempfile
+import threading
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime
+
+from mtkd_edge.device.kernel import host
+from mtkd_edge.errors import BackendError
 
 TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
@@ -25,10 +32,22 @@ class Cuda:
         pass
 
     def __init__(self) -> None:
-        self.stack: list[object] = []
+        self.stacks = threading.local()
+        self.lock = threading.Lock()
         self.alive = 0
         self.most = 0
         self.fail = ""
+        self.memory: dict[int, int] = {}
+
+    @property
+    def stack(self) -> list[object]:
+        """Contexts of this thread."""
+        return self.stacks.__dict__.setdefault("stack", [])
+
+    def count(self, change: int) -> None:
+        with self.lock:
+            self.alive += change
+            self.most = max(self.most, self.alive)
 
     def need_context(self) -> None:
         assert self.stack, "no currently active context?"
@@ -53,9 +72,19 @@ class Cuda:
 
     def mem_alloc(self, size: int) -> Allocation:
         self.need_context()
-        self.alive += 1
-        self.most = max(self.most, self.alive)
+        self.count(1)
         return Allocation(self, size)
+
+    def memset_d32(self, target: Allocation, value: int, count: int) -> None:
+        self.need_context()
+        assert 4 * count <= target.size, "set beyond the allocation"
+        ctypes.memmove(int(target), np.full(count, value, np.uint32).tobytes(), 4 * count)
+
+    def module_from_buffer(self, data: bytes) -> Module:
+        self.need_context()
+        if data[:4] != b"\x7fELF":
+            raise self.Error("device kernel image is invalid")
+        return Module(self, data)
 
     def pagelocked_empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         self.need_context()
@@ -76,10 +105,27 @@ class Cuda:
         assert source.nbytes <= target.size, "copy beyond the allocation"
         ctypes.memmove(int(target), source.ctypes.data, source.nbytes)
 
-    def memcpy_dtoh(self, target: np.ndarray, source: Allocation) -> None:
+    def memcpy_htod(self, target: Allocation, source: np.ndarray) -> None:
+        self.memcpy_htod_async(target, source, SimpleNamespace(handle=7))
+
+    def memcpy_dtod(self, target: Allocation, source: int, size: int) -> None:
+        self.need_context()
+        assert size <= min(target.size, self.memory[int(source)]), "copy beyond the allocation"
+        ctypes.memmove(int(target), int(source), size)
+
+    def memcpy_dtod_async(self, target: Allocation, source: Allocation, size: int, stream: SimpleNamespace) -> None:
+        assert stream.handle == 7
+        self.memcpy_dtod(target, int(source), size)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        self.need_context()
+        return (1 << 30) - sum(self.memory.values()), 1 << 30
+
+    def memcpy_dtoh(self, target: np.ndarray, source: Allocation | int) -> None:
         self.need_context()
         assert target.flags.c_contiguous
-        assert target.nbytes <= source.size, "copy beyond the allocation"
+        size = source.size if isinstance(source, Allocation) else self.memory[source]
+        assert target.nbytes <= size, "copy beyond the allocation"
         ctypes.memmove(target.ctypes.data, int(source), target.nbytes)
 
     def memcpy_dtoh_async(self, target: np.ndarray, source: Allocation, stream: SimpleNamespace) -> None:
@@ -91,6 +137,7 @@ class Allocation:
     def __init__(self, cuda: Cuda, size: int) -> None:
         self.cuda, self.size = cuda, size
         self.memory: ctypes.Array | None = ctypes.create_string_buffer(size)
+        cuda.memory[int(self)] = size
 
     def __int__(self) -> int:
         assert self.memory is not None, "used after free"
@@ -99,8 +146,55 @@ class Allocation:
     def free(self) -> None:
         self.cuda.need_context()
         assert self.memory is not None, "freed twice"
+        del self.cuda.memory[int(self)]
         self.memory = None
-        self.cuda.alive -= 1
+        self.cuda.count(-1)
+
+
+class Module:
+    """pycuda's Module and Function in one; unloaded by its destructor, which needs the context as the real one does."""
+
+    def __init__(self, cuda: Cuda, data: bytes) -> None:
+        self.cuda, self.form = cuda, ""
+        with tempfile.NamedTemporaryFile(suffix=".so") as file:
+            file.write(data)
+            file.flush()
+            self.library = ctypes.CDLL(file.name)
+        cuda.count(1)
+
+    def get_global(self, name: str) -> tuple[int, int]:
+        address = ctypes.addressof(ctypes.c_ulonglong.in_dll(self.library, name))
+        self.cuda.memory[address] = 8
+        return address, 8
+
+    def get_function(self, name: str) -> Module:
+        assert hasattr(self.library, name), f"no kernel {name}"
+        return self
+
+    def prepare(self, form: str) -> None:
+        self.form = form
+
+    def prepared_async_call(
+        self, grid: tuple[int, int], block: tuple[int, int, int], stream: SimpleNamespace, *arguments: float,
+        shared_size: int = 0,
+    ) -> None:  # fmt: skip
+        self.cuda.need_context()
+        assert stream.handle == 7
+        struct.pack(self.form, *arguments)  # as pycuda does: the number and the types must fit
+        if not self.form:
+            return self.library.empty()
+        pointers = self.form.count("P")
+        assert all(address in self.cuda.memory for address in arguments[:pointers]), "a pointer to no allocation"
+        rows = {"grid": grid[0], "block": block[0], "shared": shared_size}
+        assert (grid[1], block[1:]) == (1, (1, 1))
+        try:
+            host.launch(self.library, arguments[: pointers - 5], arguments[pointers - 5 :], **rows)
+        except BackendError as error:
+            raise self.cuda.Error(error.message) from error
+
+    def __del__(self) -> None:
+        self.cuda.count(-1)
+        assert self.cuda.stack, "a module is unloaded without its context"
 
 
 class Event:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from mtkd_edge import __version__
-from mtkd_edge.cli import benchmark, build, console, demo, look, threshold, train, watch
+from mtkd_edge.cli import benchmark, build, console, demo, events, export, look, threshold, train, watch
 from mtkd_edge.cli.groups import Grouped
 from mtkd_edge.errors import MtkdError
 
@@ -49,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (train, benchmark, build, threshold, watch, look, demo):
+for group in (train, benchmark, build, export, threshold, watch, events, look, demo):
     group.register(app)
 
 
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _known(words: Sequence[str]) -> str:
     """The command's name and a space, where the words begin with one: for the hint."""
-    names = {command.name for command in app.registered_commands}
+    names = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
     return f"{words[0]} " if words and words[0] in names else ""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtkd_edge.cli import console, progress
+from mtkd_edge.cli.explain import show
 from mtkd_edge.cli.groups import Command
 from mtkd_edge.cli.options import EngineArgument, FalseAlarms, Json
 from mtkd_edge.errors import UsageError
@@ -15,6 +16,7 @@ from mtkd_edge.errors import UsageError
 if TYPE_CHECKING:
     from mtkd_edge.bundle import EngineManifest
     from mtkd_edge.device.build import Precision
+    from mtkd_edge.device.targets import Limits
 
 TARGETS = "cpu, rtx, h100, orin-nano, orin-agx, thor, or a recipe's TOML file"
 Run = Annotated[Path | None, typer.Argument(metavar="RUN", help="The run folder. [default: the newest in runs/]")]
@@ -27,6 +29,7 @@ TargetName = Annotated[
 Evidence = Annotated[
     Path, typer.Option(metavar="DIR", help="Where INT8 ranges are kept, and taken from where they fit.")
 ]
+Explain = Annotated[bool, typer.Option("--explain", help="Print what a frame costs, part by part, and build nothing.")]
 Out = Annotated[Path | None, typer.Option(metavar="ENGINE", help="[default: engines/<name>-<target>]")]
 
 
@@ -45,6 +48,7 @@ def build_engine(
     calibration: Evidence = Path("calibration"),
     out: Out = None,
     false_alarms: FalseAlarms = None,
+    explain: Explain = False,
     json: Json = False,
 ) -> None:
     """Make an engine of a run:  mtkd-edge build-engine --int8
@@ -59,6 +63,7 @@ def build_engine(
       mtkd-edge build-engine --int8                     the newest run, for this machine
       mtkd-edge build-engine runs/bottle --int8 --target rtx
       mtkd-edge build-engine runs/bottle --fp32 --out engines/reference
+      mtkd-edge build-engine runs/bottle --explain      operations and bytes; takes an engine too
     """
     from mtkd_edge import bundle, places
     from mtkd_edge.cli.extras import needs
@@ -67,9 +72,12 @@ def build_engine(
 
     asked = precision(int8=int8, fp16=fp16, fp32=fp32)
     folder = run or places.newest_run()
-    source = places.bundle_of(folder)
     name, why = (target, "as asked") if target else default_target()
     recipe = targets.load(name)
+    if explain:
+        show(folder, asked or recipe.precision, as_json=json)
+        return
+    source = places.bundle_of(folder)
     console.note(f"building {folder} for {recipe.name} ({why})")
     where = out or places.engine_folder(bundle.load_bundle(source).name, recipe.name)
     with needs("train", "quantising to INT8"), progress.shown() as listener:
@@ -84,9 +92,12 @@ def build_engine(
         "precision": manifest.precision,
         "threshold": found,
         "gate": manifest.gate,
+        "layers": manifest.built.get("layers", ""),
         "calibration": manifest.calibration,
     }
-    console.emit(value, f"{figures(manifest)}\nthreshold {found.describe()}\n{where} is ready", as_json=json)
+    layers = f"{manifest.built['layers']}\n" if "layers" in manifest.built else ""
+    text = f"{figures(manifest, recipe.gate)}\n{layers}threshold {found.describe()}\n{where} is ready"
+    console.emit(value, text, as_json=json)
     console.note(f"next: mtkd-edge watch SOURCE --engine {where}")
 
 
@@ -99,11 +110,17 @@ def precision(*, int8: bool, fp16: bool, fp32: bool) -> Precision | None:
     return asked[0] if asked else None
 
 
-def figures(manifest: EngineManifest) -> str:
-    """What the gate found, for people."""
-    rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in manifest.gate.items()]
-    head = f"{manifest.precision} against fp32, on held-out good parts and the same parts with pasted defects"
-    return f"{head}\n{console.table(rows)}" if rows else head
+def figures(manifest: EngineManifest, limits: Limits) -> str:
+    """What the gate found, for people: what decides, with its limit, then the errors behind it."""
+    from mtkd_edge.device import gate
+
+    found = manifest.gate
+    rows = [("", "found", "limit", "")]
+    rows += [(r.name, r.found, r.limit, "kept" if r.kept else "broken") for r in gate.rulings(found, limits)]
+    rows += [("AUROC", f"{found['auroc']:.4f} (fp32 {found['auroc_fp32']:.4f})", "", "")]
+    rows += [(k.replace("_", " "), f"{v:.4f}", "", "") for k, v in found.items() if "error" in k]
+    what = f"{found['frames']:.0f} held-out good parts and copies of them with pasted defects"
+    return f"gate: {manifest.precision} against fp32 on {what}\n{console.table(rows)}"
 
 
 def check(engine: EngineArgument, json: Json = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from mtkd_edge.cli.options import EngineArgument, Json
 from mtkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from mtkd_edge.device.bench import Floor
+    from mtkd_edge.device.bench import Floor, Row
     from mtkd_edge.device.doctor_report import Report
     from mtkd_edge.device.engine import Engine
 
@@ -67,8 +68,9 @@ def bench(engine: EngineArgument, batch: Batches = None, seconds: Seconds = 2.0,
     """Measure how fast it is here:  mtkd-edge bench engines/bottle-cpu
 
     \b
-    Milliseconds of a call that 50, 90 and 99 % of the calls stay within, by batch size. The floor
-    is the least that a frame can take on this CPU by the operations and bytes of the graph.
+    Milliseconds of a call that 50, 90 and 99 % of the calls stay within, by batch size, and on a
+    GPU the median of each stage. The floor is the least that a frame can take on this CPU by the
+    operations and bytes of the graph.
     """
     from mtkd_edge import bundle
     from mtkd_edge.device import bench as bencher
@@ -80,14 +82,21 @@ def bench(engine: EngineArgument, batch: Batches = None, seconds: Seconds = 2.0,
         batches = sizes(batch) if batch else [size for size in USUAL if size <= loaded.batch]
         rows = bencher.bench(loaded, (frame.height, frame.width, 3), batches, seconds, listener)
         floor = lower_bound(engine, loaded)
-    lines: list[tuple[str, ...]] = [("batch", "p50 ms", "p90 ms", "p99 ms", "frames/s")]
-    for row in rows:
-        call = row.call
-        numbers = (call.p50, call.p90, call.p99, row.frames_per_second)
-        lines.append((str(row.batch), *(f"{number:.2f}" for number in numbers)))
-    text = console.table(lines) + (f"\nfloor {floor.milliseconds:.2f} ms a frame" if floor else "")
+    text = console.table(speeds(rows)) + (f"\nfloor {floor.milliseconds:.2f} ms a frame" if floor else "")
     value = {"engine": str(engine), "rows": rows, "floor": floor, "machine": platform.processor() or platform.machine()}
     console.emit(value, text, as_json=json)
+
+
+def speeds(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The table of `bench`. An engine that tells stages apart, as a GPU's does, has a column for the p50 of each."""
+    stages = list(rows[0].stages) if len(rows[0].stages) > 1 else []
+    lines = [("batch", "p50 ms", "p90 ms", "p99 ms", "frames/s", *stages)]
+    for row in rows:
+        call = row.call
+        numbers = call.p50, call.p90, call.p99, row.frames_per_second, *(row.stages[stage].p50 for stage in stages)
+        # the score of one frame is some microseconds
+        lines.append((str(row.batch), *(f"{number:.{2 if i < 4 else 3}f}" for i, number in enumerate(numbers))))
+    return lines
 
 
 def sizes(text: str) -> list[int]:

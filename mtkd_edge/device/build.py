@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,8 @@ from mtkd_edge.frames import Frame
 from mtkd_edge.progress import Progress, silent
 
 Precision = Literal["int8", "fp16", "fp32"]
+Evidence = Callable[[Path, gate.Comparison], None]
+"""Writes more files into an engine folder that has passed its gate; they are sealed with it."""
 FAILED = "-failed"
 
 
@@ -35,23 +37,24 @@ def build_engine(
     target: Target,
     precision: Precision,
     graph: Path | None,
-    held_out: Sequence[Frame],
+    expected: gate.Expected,
     false_alarms: float,
     calibration: str = "",
     progress: Progress = silent,
     keep_failed: bool = False,
     layers: str = "",
+    evidence: Evidence | None = None,
 ) -> EngineManifest:
     """Write the engine folder `out` from the bundle folder `source` and return its manifest.
 
-    `graph`: the quantised or half-precision features.onnx; None means the bundle's own. `held_out`: frames of good
-    parts, for gate and threshold. An engine folder at `out` is replaced, anything else there is a UsageError.
+    `graph`: the quantised or half-precision features.onnx; None means the bundle's own. `expected`: from `expect`, for
+    gate and threshold. An engine folder at `out` is replaced, anything else there is a UsageError.
     `layers` says, for people, how much of the graph is quantised; the manifest keeps it.
     `keep_failed` leaves what did not pass the gate in `<out>-failed`, without a manifest, so that nothing loads it.
-    Raises GateError with the gate's figures, DataError for too few frames, BackendError, BundleError.
+    Raises GateError with the gate's figures, BackendError, BundleError.
     """
     model = bundle.load_bundle(source)
-    check_request(out, target, precision, graph, held_out)
+    check_request(out, target, precision, graph)
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         work.mkdir(parents=True)
@@ -59,9 +62,10 @@ def build_engine(
             shutil.copyfile(origin, work / name)
         progress("compile", 0, 1, target.name)
         built = compile_plans(work, target, precision) | ({"layers": layers} if layers else {})
+        built |= compile_kernel(work, target, model)
         manifest = draft(model, target, precision, calibration, built)
         progress("compile", 1, 1, target.name)
-        manifest = finish(work, source, manifest, target, held_out, false_alarms, progress)
+        manifest = finish(work, manifest, target, expected, false_alarms, evidence, progress)
         swap(work, out)
     except GateError:
         if keep_failed:
@@ -75,20 +79,28 @@ def build_engine(
     return manifest
 
 
-def check_request(
-    out: Path, target: Target, precision: Precision, graph: Path | None, held_out: Sequence[Frame]
-) -> None:
-    """What can be refused before anything is computed. Raises UsageError or DataError."""
-    if out.exists() and not (out / ENGINE).is_file():
-        raise UsageError(f"{out} is there and is not an engine; it is not replaced", "--out FOLDER")
-    needs_graph = precision == "int8" or (precision == "fp16" and target.backend != "openvino")
-    if needs_graph and graph is None:
-        raise UsageError(f"an {precision} engine for {target.name} needs a graph of that precision, got none", "--fp32")
+def expect(source: Path, held_out: Sequence[Frame], progress: Progress = silent) -> gate.Expected:
+    """What the FP32 graphs of a bundle make of held-out frames of good parts and of copies with a defect.
+
+    Raises DataError for too few frames, BundleError for a damaged bundle, BackendError.
+    """
+    bundle.load_bundle(source)
     if len(held_out) < threshold.MINIMUM:
         raise DataError(
             f"{len(held_out)} held-out photos; the gate and the threshold need at least {threshold.MINIMUM}",
             "train with more photos of good parts",
         )
+    with openvino.OpenvinoEngine(source / FEATURES, source / HEAD, name="fp32") as reference:
+        return gate.expect(reference, held_out, progress=progress)
+
+
+def check_request(out: Path, target: Target, precision: Precision, graph: Path | None) -> None:
+    """What can be refused before anything is computed. Raises UsageError."""
+    if out.exists() and not (out / ENGINE).is_file():
+        raise UsageError(f"{out} is there and is not an engine; it is not replaced", "--out FOLDER")
+    needs_graph = precision == "int8" or (precision == "fp16" and target.backend != "openvino")
+    if needs_graph and graph is None:
+        raise UsageError(f"an {precision} engine for {target.name} needs a graph of that precision, got none", "--fp32")
 
 
 def compile_plans(work: Path, target: Target, precision: Precision) -> dict[str, str]:
@@ -103,6 +115,15 @@ def compile_plans(work: Path, target: Target, precision: Precision) -> dict[str,
     from mtkd_edge.device.engines import tensorrt_rtx
 
     return tensorrt_rtx.build(work, target, precision)
+
+
+def compile_kernel(work: Path, target: Target, model: Manifest) -> dict[str, str]:
+    """The fused scoring kernel for targets of NVIDIA, and what the manifest says of it."""
+    if target.backend == "openvino":
+        return {}
+    from mtkd_edge.device.kernel import build as kernels
+
+    return kernels.build(work, model.score, _trt_driver.find_or_none())
 
 
 def draft(
@@ -125,20 +146,24 @@ def draft(
 
 def finish(
     work: Path,
-    source: Path,
     manifest: EngineManifest,
     target: Target,
-    held_out: Sequence[Frame],
+    expected: gate.Expected,
     false_alarms: float,
+    evidence: Evidence | None,
     progress: Progress,
 ) -> EngineManifest:
-    """Gate, threshold and the final manifest, written into `work`."""
+    """Gate, threshold, evidence and the final manifest, written into `work`."""
     manifest = msgspec.structs.replace(manifest, files=bundle.seal(work))
     engine, note = runnable(work, manifest)
-    with engine, openvino.OpenvinoEngine(source / FEATURES, source / HEAD, name="fp32") as reference:
-        compared = gate.compare(engine, reference, held_out, false_alarms, progress=progress)
+    with engine:
+        compared = gate.compare(engine, expected, false_alarms, progress)
     gate.demand(compared.figures, target.gate, manifest.precision)
-    manifest = msgspec.structs.replace(manifest, gate=compared.figures, built=manifest.built | note)
+    if evidence is not None:
+        evidence(work, compared)
+    manifest = msgspec.structs.replace(
+        manifest, gate=compared.figures, built=manifest.built | note, files=bundle.seal(work)
+    )
     bundle.save(work, manifest, compared.threshold)
     return manifest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mtkd_edge.device.judge import judge
 from mtkd_edge.device.ledger import Ledger
@@ -20,9 +20,15 @@ class Finisher:
     """Judges batches in the order in which they come; `tally` counts the verdicts."""
 
     def __init__(
-        self, threshold: Threshold, spec: FrameSpec, most: int, ledger: Ledger, guards: Sequence[Guard]
+        self,
+        threshold: Threshold,
+        spec: FrameSpec,
+        most: int,
+        ledger: Ledger,
+        guards: Sequence[Guard],
+        focus: Mapping[str, Callable[[Scored], Scored]],
     ) -> None:
-        self._threshold, self._spec, self._most = threshold, spec, most
+        self._threshold, self._spec, self._most, self._focus = threshold, spec, most, focus
         self._ledger, self._guards = ledger, guards
         self.tally = Tally()
         # one batch is judged, one waits, one is in the engine; more would only make live verdicts older
@@ -56,6 +62,8 @@ class Finisher:
 
     def _judge(self, scored: Scored) -> None:
         captured = scored.prepared.captured
+        if focus := self._focus.get(captured.source):
+            scored = focus(scored)
         verdict = judge(scored, self._threshold, self._spec, self._most)
         self._ledger.settle(captured.source, verdict.state)
         self.tally.add(verdict, captured.monotonic)

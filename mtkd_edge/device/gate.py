@@ -16,7 +16,7 @@ that does not look cannot know. This file knows neither files nor targets beyond
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,64 +39,76 @@ SHOWN = 4
 Values = NDArray[np.float64]
 
 
-@dataclass
-class Seen:
-    """What the two engines made of the frames so far; [engine, reference] in each pair."""
+@dataclass(frozen=True)
+class Expected:
+    """What the reference made of the frames: measured once, however many engines are compared with it.
 
-    scores: list[tuple[float, float]] = field(default_factory=list)
-    peaks: list[tuple[float, float]] = field(default_factory=list)
-    mean_errors: list[float] = field(default_factory=list)
-    max_errors: list[float] = field(default_factory=list)
+    `maps` [n, H, W] float32, `scores` [n]; the first `good` of `frames` show good parts. `features`: those of the first
+    few frames, by name.
+    """
+
+    frames: tuple[Frame, ...]
+    good: int
+    maps: NDArray[np.float32]
+    scores: Values
+    features: tuple[dict[str, NDArray[np.float32]], ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The figures by name, and the threshold the engine shall judge with."""
+    """The figures by name, the threshold the engine shall judge with, and what both were computed from.
+
+    `scores` [n, 2]: engine and reference; the first `good` rows are good parts.
+    """
 
     figures: dict[str, float]
     threshold: Threshold
+    scores: Values
+    good: int
 
 
-def compare(
-    engine: Engine,
-    reference: Engine,
-    held_out: Sequence[Frame],
-    false_alarms: float,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Comparison:
-    """The figures of the module's docstring, and the threshold of the engine.
+@dataclass(frozen=True)
+class Ruling:
+    """One limit of a target: what was found, what is wanted, and whether it is kept. NaN keeps none."""
 
-    `held_out`: frames of good parts that training never saw.
+    name: str
+    found: str
+    limit: str
+    kept: bool
 
-    Raises DataError without frames, GateError where a score is not finite, and what engines and `threshold.fit` raise.
+
+def expect(reference: Engine, held_out: Sequence[Frame], seed: int = 0, progress: Progress = silent) -> Expected:
+    """`held_out`: frames of good parts that training never saw. The defects are the same for the same seed.
+
+    Raises DataError without frames, GateError where a score is not finite.
     """
     if not held_out:
         raise DataError("the gate needs held-out photos of good parts, got none", "train with more photos")
-    copies = -(-DEFECTS // len(held_out))
-    total = len(held_out) * (1 + copies)
-    seen = Seen()
-    for frame in (*held_out, *_defective(held_out, copies, seed)):
-        ours, theirs = engine.infer(frame[None]), reference.infer(frame[None])
-        errors = np.abs(ours.maps - theirs.maps)
-        seen.scores.append((float(ours.scores[0]), float(theirs.scores[0])))
-        seen.peaks.append((float(ours.maps.max()), float(theirs.maps.max())))
-        seen.mean_errors.append(float(errors.mean()))
-        seen.max_errors.append(float(errors.max()))
-        progress("gate", len(seen.scores), total)
-    scores, peaks = np.array(seen.scores), np.array(seen.peaks)
-    if not (np.isfinite(scores).all() and np.isfinite(peaks).all()):
-        raise GateError("an engine makes scores that are not finite", "build it with --fp32")
-    figures = _figures(seen, scores, peaks, len(held_out), false_alarms)
-    found = refit_beside(scores, peaks, len(held_out), false_alarms, engine.name)
-    return Comparison(figures | feature_errors(engine, reference, held_out[:SHOWN]), found)
+    frames = (*held_out, *_defective(held_out, -(-DEFECTS // len(held_out)), seed))
+    maps, scores = _run(reference, frames, "gate, fp32", progress)
+    features = tuple(reference.features(frame[None]) for frame in held_out[:SHOWN])
+    return Expected(frames, len(held_out), maps, scores, features)
 
 
-def feature_errors(engine: Engine, reference: Engine, frames: Sequence[Frame]) -> dict[str, float]:
+def compare(engine: Engine, expected: Expected, false_alarms: float, progress: Progress = silent) -> Comparison:
+    """The figures of the module's docstring, and the threshold of the engine.
+
+    Raises GateError where a score is not finite, and what the engine and `threshold.fit` raise.
+    """
+    maps, own = _run(engine, expected.frames, "gate", progress)
+    scores = np.stack([own, expected.scores], 1)
+    peaks = np.stack([maps.max((1, 2)), expected.maps.max((1, 2))], 1).astype(np.float64)
+    errors = np.abs(maps - expected.maps)
+    figures = _figures(errors, scores, peaks, expected.good, false_alarms)
+    found = refit_beside(scores, peaks, expected.good, false_alarms, engine.name)
+    return Comparison(figures | feature_errors(engine, expected), found, scores, expected.good)
+
+
+def feature_errors(engine: Engine, expected: Expected) -> dict[str, float]:
     """feature_error_<name>: |engine - reference| / |reference|, both L2 norms over the frames."""
     squares: dict[str, list[float]] = {}
-    for frame in frames:
-        ours, theirs = engine.features(frame[None]), reference.features(frame[None])
+    for frame, theirs in zip(expected.frames, expected.features, strict=False):
+        ours = engine.features(frame[None])
         for name, value in theirs.items():
             pair = squares.setdefault(name, [0.0, 0.0])
             pair[0] += float(((ours[name] - value) ** 2).sum())
@@ -104,20 +116,23 @@ def feature_errors(engine: Engine, reference: Engine, frames: Sequence[Frame]) -
     return {f"feature_error_{name}": float(np.sqrt(e / max(s, 1e-30))) for name, (e, s) in squares.items()}
 
 
-def faults(figures: dict[str, float], limits: Limits) -> list[str]:
-    """What a target's limits have against the figures; an empty list is a pass.
+def rulings(figures: dict[str, float], limits: Limits) -> tuple[Ruling, ...]:
+    """The figures that decide, each with its limit.
 
     One flipped verdict is always allowed: in a small set it says nothing.
     """
     flips = max(limits.flips, 1 / figures["frames"])
-    found = []
-    if not figures["spearman"] >= limits.spearman:
-        found.append(f"rank correlation {figures['spearman']:.4f}, wanted >= {limits.spearman:g}")
-    if not figures["auroc_drop"] <= limits.auroc_drop:
-        found.append(f"AUROC drop {figures['auroc_drop']:.4f}, wanted <= {limits.auroc_drop:g}")
-    if not figures["flips"] <= flips:
-        found.append(f"flipped verdicts {figures['flips']:.2%}, wanted <= {flips:.2%}")
-    return found
+    rho, drop, flipped = figures["spearman"], figures["auroc_drop"], figures["flips"]
+    return (
+        Ruling("rank correlation", f"{rho:.4f}", f">= {limits.spearman:g}", rho >= limits.spearman),
+        Ruling("AUROC drop", f"{drop:.4f}", f"<= {limits.auroc_drop:g}", drop <= limits.auroc_drop),
+        Ruling("flipped verdicts", f"{flipped:.2%}", f"<= {flips:.2%}", flipped <= flips),
+    )
+
+
+def faults(figures: dict[str, float], limits: Limits) -> list[str]:
+    """What a target's limits have against the figures; an empty list is a pass."""
+    return [f"{r.name} {r.found}, wanted {r.limit}" for r in rulings(figures, limits) if not r.kept]
 
 
 def demand(figures: dict[str, float], limits: Limits, precision: str) -> None:
@@ -167,8 +182,24 @@ def _flips(scores: Values, peaks: Values, good: int, false_alarms: float) -> flo
     return float(flipped.mean())
 
 
-def _figures(seen: Seen, scores: Values, peaks: Values, good: int, false_alarms: float) -> dict[str, float]:
-    """`good`: how many of the frames, from the first on, show good parts."""
+def _run(engine: Engine, frames: Sequence[Frame], step: str, progress: Progress) -> tuple[NDArray[np.float32], Values]:
+    """Maps [n, H, W] and scores [n] of the frames, one a call. Raises GateError for one that is not finite."""
+    maps, scores = [], np.empty(len(frames))
+    for i, frame in enumerate(frames):
+        found = engine.infer(frame[None])
+        maps.append(found.maps[0])
+        scores[i] = found.scores[0]
+        progress(step, i + 1, len(frames))
+    stacked = np.stack(maps)
+    if not (np.isfinite(scores).all() and np.isfinite(stacked).all()):
+        raise GateError(f"the engine {engine.name} makes scores that are not finite", "build it with --fp32")
+    return stacked, scores
+
+
+def _figures(
+    errors: NDArray[np.float32], scores: Values, peaks: Values, good: int, false_alarms: float
+) -> dict[str, float]:
+    """`errors` [n, H, W] of the maps; `good`: how many of the frames, from the first on, show good parts."""
     labels = np.arange(len(scores)) >= good
     ours, theirs = (auroc(labels, scores[:, i]) for i in range(2))
     assert ours is not None and theirs is not None, "there are good and defective frames"
@@ -180,6 +211,6 @@ def _figures(seen: Seen, scores: Values, peaks: Values, good: int, false_alarms:
         "auroc_fp32": theirs,
         "auroc_drop": theirs - ours,
         "flips": _flips(scores, peaks, good, false_alarms),
-        "map_error_mean": float(np.mean(seen.mean_errors)) / spread,
-        "map_error_max": float(np.max(seen.max_errors)) / spread,
+        "map_error_mean": float(errors.mean()) / spread,
+        "map_error_max": float(errors.max()) / spread,
     }

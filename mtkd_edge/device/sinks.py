@@ -34,7 +34,7 @@ Sink = Callable[[Verdict, Photo | None, Map | None], None]
 COLUMNS = ("source", "seq", "captured", "state", "score", "threshold", "regions", "total_ms", "path", "reason")
 ROOM = 16
 """Pictures that may wait for a slow sink."""
-PATIENCE = 10.0
+PATIENCE = 2.0
 """Seconds that a slow sink gets to finish once the watch has ended."""
 SKIPPED = "skipped: the sink is slower than the camera"
 UNFINISHED = "unfinished when the watch ended"
@@ -73,8 +73,8 @@ class Guard:
             self._count(_kind(error), str(error))
 
     def report(self) -> SinkReport:
-        """The counts so far."""
-        return SinkReport(self.name, self._delivered, dict(self._lost))
+        """The counts so far, with those of a sink that counts what it loses behind the caller's back (`lost`)."""
+        return SinkReport(self.name, self._delivered, dict(self._lost + Counter(getattr(self._sink, "lost", {}))))
 
     def _count(self, kind: str, detail: str) -> None:
         self._lost[kind] += 1

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mtkd_edge.bundle import Manifest
 from mtkd_edge.device.engine import Engine
@@ -34,12 +34,18 @@ TICK = 0.1
 ENGINE_FAILED = "the engine had failed"
 
 
+def unattached(ledger: Ledger, health: Health) -> None:
+    """Nobody looks."""
+
+
 @dataclass(frozen=True, slots=True)
 class WatchOptions:
     """`regions`: the most in one verdict. `silence`: seconds without a frame after which a camera is called stalled.
 
     `patience`: engine failures in a row that end the watch. `ahead_bytes`: photos of files that may wait, in bytes.
     `grace`: seconds after a stop that a source gets to end. `tell` hears of every change of a source or sink.
+    `focus`: for a source, what of its map and score counts (`decisions/focus.py`). `attach` is handed ledger and health
+    once there are any, for whoever shows them while the watch runs.
     """
 
     regions: int = 20
@@ -48,6 +54,8 @@ class WatchOptions:
     ahead_bytes: int = 64 << 20
     grace: float = 5.0
     tell: Tell = untold
+    focus: Mapping[str, Callable[[Scored], Scored]] = field(default_factory=dict)
+    attach: Callable[[Ledger, Health], None] = unattached
 
 
 DEFAULT = WatchOptions()
@@ -73,9 +81,10 @@ def watch(
     began = time.monotonic()
     ledger = Ledger(live)
     health = Health(live, options.silence, options.tell)
+    options.attach(ledger, health)
     mailbox = Mailbox(ledger, any(live.values()), max(4, 2 * engine.batch), options.ahead_bytes)
     guards = [guard(sink, not any(live.values()), options.tell) for sink in sinks]
-    finisher = Finisher(threshold, manifest.frame, options.regions, ledger, guards)
+    finisher = Finisher(threshold, manifest.frame, options.regions, ledger, guards, options.focus)
     pumps = [Pump(source, mailbox, health, manifest.frame) for source in sources]
     scorer = Scorer(engine, options.patience)
     try:

@@ -161,6 +161,15 @@ def concat_scales(view: View) -> Iterator[str]:
             yield f"{node.name}: its inputs have different scales; wanted one"
 
 
+def pixels(view: View) -> Iterator[str]:
+    """A uint8 input is read by Cast alone: TensorRT has no other operator on uint8."""
+    kinds = {value.name: value.type.tensor_type.elem_type for value in view.model.graph.input}
+    for node in view.model.graph.node:
+        for name in node.input:
+            if kinds.get(name) == onnx.TensorProto.UINT8 and node.op_type != "Cast":
+                yield f"{node.name}: {node.op_type} reads the uint8 input {name!r}; wanted a Cast first"
+
+
 def domains(view: View) -> Iterator[str]:
     """Only the default operator set: nothing that one runtime alone understands."""
     for opset in view.model.opset_import:
@@ -179,5 +188,6 @@ RULES: tuple[Callable[[View], Iterator[str]], ...] = (
     fused_activations,
     residual_adds,
     concat_scales,
+    pixels,
     domains,
 )

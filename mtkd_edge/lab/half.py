@@ -1,7 +1,8 @@
 """float features.onnx -> the same graph in half precision, for runtimes that take the precision from the file.
 
-TensorRT 11 has no FP16 flag any more. Pixels are normalised in FP32, because 255 minus a mean needs more digits than
-half precision has; outputs are cast back, because the score is always FP32. OpenVINO needs no such graph.
+TensorRT 11 has no FP16 flag any more, and a float graph is computed as one. Pixels are normalised in FP32, because
+255 minus a mean needs more digits than half precision has; outputs are cast back, because the score is always FP32.
+OpenVINO needs no such graph.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def halve(source: Path, target: Path) -> None:
     before = normalisation(graph)
     fixed = {node.input[i] for node in graph.node for i in FLOAT_INPUTS.get(node.op_type, ()) if i < len(node.input)}
     fixed |= {name for node in graph.node if node.output[0] in before for name in node.input}
+    shared = {value.name: value for value in constants(graph) if value.name in fixed}
     halve_constants(graph, fixed)
     made, nodes = set[str](), list[NodeProto]()
     outputs = {value.name for value in graph.output}
@@ -44,6 +46,12 @@ def halve(source: Path, target: Path) -> None:
                     made.add(name)
                 node.input[i] = f"{name}_half"
             elif name in outputs:
+                node.input[i] = f"{name}_half"
+            elif name in shared and i not in FLOAT_INPUTS.get(node.op_type, ()):
+                # onnxsim made one constant of equal ones: this side of it goes to half precision, the other does not
+                if name not in made:
+                    graph.initializer.append(halved(shared[name], f"{name}_half"))
+                    made.add(name)
                 node.input[i] = f"{name}_half"
         halve_cast(node)
         nodes.append(node)
@@ -69,6 +77,17 @@ def normalisation(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
+def constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Every FP32 constant, initialiser or node, under the name of the tensor that it is."""
+    found = list(graph.initializer)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            found.append(onnx.TensorProto())
+            found[-1].CopyFrom(node.attribute[0].t)
+            found[-1].name = node.output[0]
+    return [value for value in found if value.data_type == TensorProto.FLOAT]
+
+
 def halve_constants(graph: onnx.GraphProto, fixed: set[str]) -> None:
     """FP32 initialisers and Constant nodes become FP16, except those named in `fixed`."""
     for value in graph.initializer:
@@ -82,13 +101,13 @@ def halve_constants(graph: onnx.GraphProto, fixed: set[str]) -> None:
 
 
 def halved(value: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    """One constant in FP16. Values too small become 0, values too large are a GateError."""
+    """One constant in FP16, called `name`. Values too small become 0, values too large are a GateError."""
     numbers = numpy_helper.to_array(value)
     if numbers.size and not np.abs(numbers).max() <= LARGEST:
         raise GateError(
             f"{name} holds {np.abs(numbers).max():g}, FP16 ends at {LARGEST:g}", "build with --fp32 or --int8"
         )
-    return numpy_helper.from_array(numbers.astype(np.float16), value.name)
+    return numpy_helper.from_array(numbers.astype(np.float16), name)
 
 
 def halve_cast(node: NodeProto) -> None:

@@ -147,7 +147,7 @@ def last_layers(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def sensitive(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the convolutions that cost much accuracy in INT8 and save little time: what to exclude by default.
+    """Names of the convolutions that mostly cost much accuracy in INT8 and save little time: a guess by their kind.
 
     Depthwise ones (one range for channels of very different size, few operations), those that read the picture (three
     channels), and the last layers, whose differences are the score.
@@ -160,23 +160,6 @@ def sensitive(model: onnx.ModelProto) -> tuple[str, ...]:
             if grouped or shape[1] <= 3:
                 found[node.name] = None
     return tuple(found)
-
-
-def early(model: onnx.ModelProto, stride: int) -> tuple[str, ...]:
-    """Names of the convolutions that work at 1/stride of the frame's height or more: a network's first stages.
-
-    Their rounding runs through everything behind them; in ResNet-18 the four of stage one make half of the error.
-    """
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    heights = {
-        value.name: value.type.tensor_type.shape.dim[2].dim_value
-        for value in (*inferred.value_info, *inferred.output)
-        if len(value.type.tensor_type.shape.dim) == 4
-    }
-    frame = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    return tuple(
-        n.name for n in model.graph.node if n.op_type == "Conv" and stride * heights.get(n.output[0], 0) >= frame
-    )
 
 
 def merge(groups: Iterable[Collection[str]]) -> tuple[frozenset[str], ...]:

@@ -79,3 +79,11 @@ def pair(
         helper.make_node("QuantizeLinear", [name, *parameters], [quantised], name=f"{name}_Q", **along),
         helper.make_node("DequantizeLinear", [quantised, *parameters], [back], name=f"{name}_DQ", **along),
     )
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove constants that nobody takes any more: the biases before their correction."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [value for value in graph.initializer if value.name in used]
+    graph.ClearField("initializer")
+    graph.initializer.extend(kept)

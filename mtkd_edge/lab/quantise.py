@@ -20,7 +20,7 @@ from mtkd_edge.lab.calibrate import Calibration
 from mtkd_edge.lab.check_qdq import check_qdq
 from mtkd_edge.lab.correct import correct
 from mtkd_edge.lab.placement import place
-from mtkd_edge.lab.qdq import activation_scales, insert
+from mtkd_edge.lab.qdq import activation_scales, drop_unused, insert
 
 
 def quantise(
@@ -54,11 +54,3 @@ def quantise(
         raise GateError(f"{source} cannot be quantised: {'; '.join(problems[:5])}", "train again, or report this")
     write_file(target, model.SerializeToString())
     return len(placement.activations)
-
-
-def drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove constants that nobody takes any more: the biases before their correction."""
-    used = {name for node in graph.node for name in node.input}
-    kept = [value for value in graph.initializer if value.name in used]
-    graph.ClearField("initializer")
-    graph.initializer.extend(kept)

@@ -10,6 +10,7 @@ The vendor's module is an argument: `tensorrt.py` and `tensorrt_rtx.py` import i
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from mtkd_edge.bundle import FEATURES, HEAD, write_file
+from mtkd_edge.device.engines import _trt_plans
 from mtkd_edge.device.engines._cache import user_cache
 from mtkd_edge.device.targets import Batch, Target, TensorrtRecipe
 from mtkd_edge.errors import BackendError, BundleError
@@ -39,10 +41,16 @@ class Order:
 def build_plans(
     trt: ModuleType, folder: Path, target: Target, precision: str, gpu: str, timings: Path | None = None
 ) -> dict[str, str]:
-    """Write both plans into an engine folder that holds the graphs; what `check_machine` will want to know of them."""
+    """Write both plans into an engine folder that holds the graphs; what `check_machine` will want to know of them.
+
+    A plan of an earlier build is taken where graph, recipe, TensorRT and GPU are the same.
+    """
     for plan, graph in PLANS.items():
         order = Order(target.batch, target.tensorrt, graph == HEAD or precision == "fp32", timings)
-        write_file(folder / plan, build_plan(trt, folder / graph, order))
+        builder = f"{trt.__name__} {trt.__version__}"
+        wanted = _trt_plans.key(folder / graph, order.batch, order.recipe, order.exact, builder, gpu)
+        build = functools.partial(build_plan, trt, folder / graph, order)
+        write_file(folder / plan, _trt_plans.kept_or_built(wanted, build))
     yes = {True: "yes", False: "no"}
     return {
         "version": str(trt.__version__),

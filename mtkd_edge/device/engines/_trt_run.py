@@ -1,13 +1,14 @@
-"""TensorRT plans -> maps and scores. Two plans share device memory: what `plan.features` writes, `plan.head` reads.
+"""A TensorRT plan of the features and a scorer -> maps and scores, over one stream and shared device memory.
 
-The calls used are those that TensorRT 10.3 to 11 and TensorRT for RTX have in common. The vendor's module and the CUDA
-device are arguments. Knows nothing of how a plan is built.
+The vendor's module and the CUDA device are arguments. Knows nothing of how plans and kernels are built.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -19,62 +20,64 @@ from mtkd_edge.bundle import EngineManifest
 from mtkd_edge.device.engine import EngineOptions, Frames, Inference, check_frames
 from mtkd_edge.device.engines import _cuda, _trt_driver
 from mtkd_edge.device.engines._trt_build import PLANS, made, make_log
+from mtkd_edge.device.engines._trt_plan import Plan
+from mtkd_edge.device.engines._trt_score import RESULTS, HeadScorer, KernelScorer, Scorer
+from mtkd_edge.device.kernel import build as kernels
+from mtkd_edge.device.kernel.layout import layout
 from mtkd_edge.errors import BackendError, BundleError
 
-STAGES = "upload", "features", "head", "download"
 
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """A kernel that replaces the plan of the head, and the features it reads: all students, then all references."""
 
-class Plan:
-    """A deserialised plan, its execution context, and the shapes of its tensors without the batch."""
-
-    def __init__(self, trt: ModuleType, runtime: Any, data: bytes, log: Any) -> None:
-        self._log = log
-        self._engine = made(runtime.deserialize_cuda_engine(data), "an engine of the plan", log)
-        self._context = made(self._engine.create_execution_context(), "an execution context", log)
-        self.inputs: list[str] = []
-        self.outputs: list[str] = []
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.types: dict[str, np.dtype[Any]] = {}
-        for name in (self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)):
-            is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            (self.inputs if is_input else self.outputs).append(name)
-            self.shapes[name] = tuple(self._engine.get_tensor_shape(name))[1:]
-            self.types[name] = np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
-
-    def run(self, count: int, addresses: dict[str, int], stream: int) -> None:
-        """Queue the work of `count` frames. Raises BackendError with TensorRT's words."""
-        done = [self._context.set_input_shape(name, (count, *self.shapes[name])) for name in self.inputs]
-        done += [self._context.set_tensor_address(name, addresses[name]) for name in self.shapes]
-        if not all(done) or not self._context.execute_async_v3(stream):
-            raise BackendError(f"TensorRT did not run {count} frames: {self._log.reason()}", "mtkd-edge doctor")
+    kernel: kernels.Fused
+    names: tuple[str, ...]
 
 
 class TensorrtEngine:
-    """An engine on one GPU, used from one thread. All buffers are made once, for the largest batch."""
+    """An engine on one GPU, used from the thread that made it. All buffers are made once, for the largest batch.
+
+    plans: of the features and of the head; with a `fusion` the second is not even loaded.
+    """
 
     def __init__(
-        self, trt: ModuleType, device: _cuda.Device, plans: Sequence[bytes], *, batch: int, name: str = "tensorrt"
+        self,
+        trt: ModuleType,
+        device: _cuda.Device,
+        plans: Sequence[bytes],
+        *,
+        batch: int,
+        name: str = "tensorrt",
+        fusion: Fusion | None = None,
     ) -> None:
         self.name, self.batch = name, batch
         self._device = device
+        self._thread = threading.get_ident()
         self._buffers: dict[str, Any] = {}
         self._pinned: dict[str, NDArray[Any]] = {}
         self._open = True
         with device.current() as cuda:
             log = make_log(trt)
             self._runtime = made(trt.Runtime(log), "a runtime", log)
-            self._features, self._head = (Plan(trt, self._runtime, data, log) for data in plans)
-            shapes = self._features.shapes | self._head.shapes
-            self._types = self._features.types | self._head.types
-            for tensor, shape in shapes.items():
-                size = batch * int(np.prod(shape)) * self._types[tensor].itemsize
-                self._buffers[tensor] = cuda.mem_alloc(size)
-            for tensor in (*self._features.inputs, *self._head.outputs):
-                self._pinned[tensor] = cuda.pagelocked_empty((batch, *shapes[tensor]), self._types[tensor])
+            self._features = Plan(trt, self._runtime, plans[0], log)
+            tensors = {key: (shape, self._features.types[key]) for key, shape in self._features.shapes.items()}
+            self._scorer: Scorer
+            if fusion is None:
+                self._scorer = HeadScorer(trt, self._runtime, plans[1], log)
+            else:
+                self._scorer = KernelScorer(cuda, fusion.kernel, batch, fusion.names, tensors)
+            tensors |= self._scorer.tensors
+            for key, (shape, kind) in tensors.items():
+                self._buffers[key] = cuda.mem_alloc(batch * int(np.prod(shape)) * kind.itemsize)
+            for key in (*self._features.inputs, *RESULTS):
+                shape, kind = tensors[key]
+                self._pinned[key] = cuda.pagelocked_empty((batch, *shape), kind)
             self._stream = cuda.Stream()
-            self._events = [cuda.Event() for _ in range(len(STAGES) + 1)]
+            self._stages = "upload", "features", self._scorer.stage, "download"
+            self._events = [cuda.Event() for _ in range(len(self._stages) + 1)]
         self._input = self._features.inputs[0]
-        height, width, channels = shapes[self._input]
+        height, width, channels = self._features.shapes[self._input]
         self._frame = height, width, channels
 
     def infer(self, frames: Frames) -> Inference:
@@ -85,15 +88,15 @@ class TensorrtEngine:
             self._upload(cuda, frames)
             self._features.run(count, self._addresses(), self._stream.handle)
             self._events[2].record(self._stream)
-            self._head.run(count, self._addresses(), self._stream.handle)
+            self._scorer.queue(count, self._addresses(), self._stream)
             self._events[3].record(self._stream)
-            for tensor in self._head.outputs:
+            for tensor in RESULTS:
                 cuda.memcpy_dtoh_async(self._pinned[tensor][:count], self._buffers[tensor], self._stream)
             self._events[4].record(self._stream)
             self._stream.synchronize()
             times = [a.time_till(b) for a, b in zip(self._events[:-1], self._events[1:], strict=True)]
             maps, scores = self._pinned["map"][:count].copy(), self._pinned["score"][:count].copy()
-        return Inference(maps, scores, dict(zip(STAGES, times, strict=True)))
+        return Inference(maps, scores, dict(zip(self._stages, times, strict=True)))
 
     def features(self, frames: Frames) -> dict[str, NDArray[np.float32]]:
         """The outputs of the feature graph by name. Raises BackendError."""
@@ -105,18 +108,23 @@ class TensorrtEngine:
             self._features.run(count, self._addresses(), self._stream.handle)
             self._stream.synchronize()
             for tensor in self._features.outputs:
-                found[tensor] = np.empty((count, *self._features.shapes[tensor]), self._types[tensor])
+                found[tensor] = np.empty((count, *self._features.shapes[tensor]), self._features.types[tensor])
                 cuda.memcpy_dtoh(found[tensor], self._buffers[tensor])
         return found
 
     def close(self) -> None:
-        """Frees everything in its own context: destructors elsewhere would leak. Calling it twice is harmless."""
+        """Frees everything in its own context: destructors elsewhere would leak. Calling it twice is harmless.
+
+        Raises BackendError in another thread, where pycuda would free nothing and warn.
+        """
         if not self._open:
             return
+        self._check_thread()
         self._open = False
         with self._device.current():
-            # TensorRT's objects before the memory and the context they use
-            del self._features, self._head, self._runtime
+            # TensorRT's objects and the kernel before the memory and the context they use
+            self._scorer.close()
+            del self._features, self._scorer, self._runtime
             for buffer in self._buffers.values():
                 buffer.free()
             self._buffers.clear()
@@ -135,7 +143,15 @@ class TensorrtEngine:
     def _check(self, frames: Frames) -> None:
         if not self._open:
             raise BackendError(f"the engine {self.name} is closed")
+        self._check_thread()
         check_frames(frames, self._frame, self.batch)
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise BackendError(
+                f"the engine {self.name} was made in another thread: CUDA contexts and their objects belong to one",
+                "open an engine of its own in each thread",
+            )
 
     def _upload(self, cuda: Any, frames: Frames) -> None:
         pinned = self._pinned[self._input][: len(frames)]
@@ -153,9 +169,13 @@ def open_engine(trt: ModuleType, folder: Path, manifest: EngineManifest, options
     gpu = _trt_driver.find(options.gpu)  # first: without a driver, trt.Runtime crashes the process
     check_machine(manifest, trt.__version__, gpu)
     plans = [read_plan(folder / name, manifest.files.get(name, "")) for name in PLANS]
+    fusion, cubin, model = None, kernels.file_name(gpu), manifest.model
+    if cubin in manifest.files:
+        kernel = kernels.Fused(read_plan(folder / cubin, manifest.files[cubin]), layout(model.score))
+        fusion = Fusion(kernel, tuple(model.feature_names()))
     device = _cuda.Device(options.gpu)
-    name = f"{manifest.model.name}-{manifest.target}"
-    return TensorrtEngine(trt, device, plans, batch=manifest.batch[2], name=name)
+    name = f"{model.name}-{manifest.target}"
+    return TensorrtEngine(trt, device, plans, batch=manifest.batch[2], name=name, fusion=fusion)
 
 
 def check_machine(manifest: EngineManifest, version: str, gpu: _trt_driver.Gpu) -> None:

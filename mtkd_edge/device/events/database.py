@@ -1,0 +1,223 @@
+"""The tables, and the only SQL there is: one connection, used from one thread at a time.
+
+WAL with synchronous=FULL: a commit that has returned survives `kill -9` and a power cut (with NORMAL, seconds of
+committed events were lost when the power of a test machine was cut). Rows are committed in the order of their ids, so
+"everything after this id" is a complete question: it is how each sink remembers what it has sent.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from mtkd_edge.device.events.record import Event, Kind
+from mtkd_edge.errors import DataError
+
+FILE = "events.db"
+VERSION = 1
+PATIENCE = 5.0
+"""Seconds to wait for another process that is writing."""
+SCHEMA = """
+create table if not exists event(
+  id text primary key, kind text not null, source text not null, state text not null, wall real not null,
+  size integer not null, latched integer not null, acknowledged integer not null default 0, about text not null,
+  body blob not null
+) without rowid;
+create index if not exists event_latched on event(latched, id);
+create index if not exists event_about on event(about) where about <> '';
+create table if not exists sink(name text primary key, sent text not null, skipped integer not null default 0)
+  without rowid;
+"""
+ROW = "insert or ignore into event(id, kind, source, state, wall, size, latched, about, body) values(?,?,?,?,?,?,?,?,?)"
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which events: empty means any. `since` and `until` are seconds since the epoch; `after` is an id.
+
+    `newest` gives the latest first; `open` only alarms that wait for an acknowledgement.
+    """
+
+    source: str = ""
+    state: str = ""
+    kind: str = ""
+    since: float | None = None
+    until: float | None = None
+    after: str = ""
+    open: bool = False
+    newest: bool = True
+    limit: int = 100
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How many events there are and the bytes of their rows and pictures."""
+
+    events: int
+    bytes: int
+
+
+def exists(root: Path) -> bool:
+    """Whether a folder holds events."""
+    return (root / FILE).is_file()
+
+
+class Database:
+    """The events in a folder. Raises DataError where there are none to read, or of another version; else sqlite3.Error.
+
+    `readonly` never writes, also not the schema: for commands and the page.
+    """
+
+    def __init__(self, root: Path, *, readonly: bool = False) -> None:
+        self.root, path = root, root / FILE
+        if readonly and not path.is_file():
+            raise DataError(f"{root} holds no events: {path} is not there", "mtkd-edge watch SOURCE --out DIR")
+        self._connection = _readable(path) if readonly else _connect(path, "")
+        if not readonly:
+            self._connection.execute("pragma journal_mode=wal")
+            self._connection.execute("pragma synchronous=full")
+        found = self._connection.execute("pragma user_version").fetchone()[0]
+        if found not in (0, VERSION):
+            self.close()
+            raise DataError(f"{path} has format {found}, this version reads {VERSION}", "choose another folder")
+        if found == 0 and not readonly:
+            self._connection.executescript(SCHEMA)
+            self._connection.execute(f"pragma user_version={VERSION}")
+
+    def close(self) -> None:
+        """Close the connection. Calling it twice is harmless."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. The write lock is taken at once, so nobody else adds an id in between."""
+        self._connection.execute("begin immediate")
+        try:
+            yield
+            self._connection.execute("commit")
+        except BaseException:
+            if self._connection.in_transaction:  # a full disk may have rolled back by itself
+                self._connection.execute("rollback")
+            raise
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Insert events, whose ids are greater than any here; one that is here already stays as it is.
+
+        An acknowledgement is for its alarm and for those of the same source before it.
+        """
+        rows = []
+        for event in events:
+            body = msgspec.json.encode(event)
+            size, columns = event.bytes + len(body), (event.id, event.kind.value, event.source, event.state, event.wall)
+            rows.append((*columns, size, int(event.latched), event.about, body))
+        self._connection.executemany(ROW, rows)
+        for event in events:
+            if event.kind is Kind.ACKNOWLEDGED:
+                text = "update event set acknowledged=1 where source=? and latched=1 and id<=?"
+                self._connection.execute(text, (event.source, event.about))
+
+    def last_id(self) -> str:
+        """The greatest id, "" without any."""
+        return str(self._connection.execute("select coalesce(max(id), '') from event").fetchone()[0])
+
+    def get(self, event: str) -> Event:
+        """One event. Raises DataError where there is none of that id."""
+        row = self._connection.execute("select body from event where id=?", (event,)).fetchone()
+        if row is None:
+            raise DataError(f"no event {event} in {self.root}", f"mtkd-edge events list {self.root}")
+        return _event(row[0])
+
+    def acknowledged(self, event: str) -> bool:
+        """Whether an alarm has been acknowledged."""
+        row = self._connection.execute("select acknowledged from event where id=?", (event,)).fetchone()
+        return bool(row and row[0])
+
+    def find(self, wanted: Filter) -> list[Event]:
+        """The events that fit, at most `limit` of them."""
+        terms: list[tuple[str, object]] = [
+            (f"{column}=?", value)
+            for column, value in (("source", wanted.source), ("state", wanted.state), ("kind", wanted.kind))
+            if value
+        ]
+        terms += [("wall>=?", wanted.since)] if wanted.since is not None else []
+        terms += [("wall<?", wanted.until)] if wanted.until is not None else []
+        terms += [("id>?", wanted.after)] if wanted.after else []
+        terms += [("latched=? and acknowledged=0", 1)] if wanted.open else []
+        where = f"where {' and '.join(term for term, _ in terms)}" if terms else ""
+        order = "desc" if wanted.newest else "asc"
+        text = f"select body from event {where} order by id {order} limit ?"
+        return [_event(row[0]) for row in self._connection.execute(text, (*(v for _, v in terms), wanted.limit))]
+
+    def picture_names(self) -> set[str]:
+        """Paths of all pictures that rows name."""
+        text = "select json_extract(body, '$.image'), json_extract(body, '$.heat') from event"
+        return {name for row in self._connection.execute(text) for name in row if name}
+
+    def size(self) -> Size:
+        """Events and bytes."""
+        return Size(*self._connection.execute("select count(*), coalesce(sum(size), 0) from event").fetchone())
+
+    def oldest(self, latched: bool, limit: int) -> list[tuple[Event, int]]:
+        """The oldest events with their sizes in bytes: latched alarms, or all others."""
+        text = "select body, size from event where latched=? order by id limit ?"
+        return [(_event(body), size) for body, size in self._connection.execute(text, (int(latched), limit))]
+
+    def delete(self, events: Sequence[str]) -> None:
+        """Delete rows; a sink that had not sent one counts it as skipped. Pictures are the caller's, afterwards."""
+        for event in events:
+            self._connection.execute("delete from event where id=?", (event,))
+            self._connection.execute("update sink set skipped=skipped+1 where sent<?", (event,))
+
+    def sent(self, sink: str) -> str | None:
+        """The id up to which a sink has sent everything; None for one that is new here."""
+        row = self._connection.execute("select sent from sink where name=?", (sink,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def mark_sent(self, sink: str, event: str) -> int:
+        """Remember that a sink has sent everything up to this id -> how many were deleted before it could, once."""
+        row = self._connection.execute("select skipped from sink where name=?", (sink,)).fetchone()
+        text = "insert into sink(name, sent) values(?,?) on conflict(name) do update set sent=excluded.sent, skipped=0"
+        self._connection.execute(text, (sink, event))
+        return int(row[0]) if row else 0
+
+    def count_after(self, event: str) -> int:
+        """How many events have a greater id."""
+        return int(self._connection.execute("select count(*) from event where id>?", (event,)).fetchone()[0])
+
+    def nth_after(self, event: str, number: int) -> str:
+        """The id of the `number`-th event after this one, the first being 1."""
+        text = "select id from event where id>? order by id limit 1 offset ?"
+        return str(self._connection.execute(text, (event, number - 1)).fetchone()[0])
+
+
+def _connect(path: Path, how: str) -> sqlite3.Connection:
+    # opened by whoever starts the writer, then used by the writer alone: hence no check of the thread
+    address = f"{path.resolve().as_uri()}{how}"
+    return sqlite3.connect(address, PATIENCE, isolation_level=None, uri=True, check_same_thread=False)
+
+
+def _readable(path: Path) -> sqlite3.Connection:
+    """A reader has to make a small file beside a WAL database; where the disk is full or read-only it reads without.
+
+    Without it whatever is still in the write-ahead log is not seen: then that is an error. Raises DataError.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    for how in ("?mode=ro", "?immutable=1"):
+        connection = _connect(path, how)
+        try:
+            connection.execute("select count(*) from sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            connection.close()
+            if how == "?immutable=1" or (log.is_file() and log.stat().st_size):
+                raise DataError(
+                    f"{path} cannot be read: {error}", "free some space, or copy the whole folder"
+                ) from error
+        else:
+            return connection
+    raise AssertionError("the loop returns or raises")
+
+
+def _event(body: bytes) -> Event:
+    return msgspec.json.decode(body, type=Event)

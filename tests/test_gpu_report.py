@@ -1,0 +1,228 @@
+"""`scripts/gpu_report.py` before it meets a GPU: on the host build, and its GPU half on the double of pycuda."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from trt_double import Cuda
+
+from mtkd_edge.device.engines import _cuda
+from mtkd_edge.device.kernel import host
+from mtkd_edge.device.kernel.layout import layout
+from mtkd_edge.errors import BackendError
+
+if shutil.which("g++") is None:
+    pytest.skip("the kernel's text needs a compiler: g++", allow_module_level=True)
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import gpu_cases  # noqa: E402 - the scripts are no package
+import gpu_checks  # noqa: E402
+import gpu_frame  # noqa: E402
+import gpu_report  # noqa: E402
+import gpu_rivals  # noqa: E402
+import gpu_speed  # noqa: E402
+from gpu_runners import CudaRunner, HostRunner, Results  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def gpu(monkeypatch, built):
+    """A device and a compiler of the double's machine code."""
+    double = Cuda()
+    monkeypatch.setattr(_cuda, "import_driver", lambda: double)
+    return double, _cuda.Device(), lambda found: host.build(found, built).read_bytes()
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two cases of the four, few repetitions: the others only take longer."""
+    monkeypatch.setattr(gpu_checks, "REPETITIONS", 2)
+    monkeypatch.setattr(gpu_checks, "CASES", {name: gpu_cases.CASES[name] for name in ("odd", "large")})
+
+
+def test_every_check_of_a_gpu_runs_and_frees_what_it_took(gpu, built, small):
+    double, device, compile_kernel = gpu
+    found = gpu_report.checked(CudaRunner(device, compile_kernel), (device, compile_kernel), built)
+    assert {name: row for name, row in found.items() if row["state"] != "ok"} == {}
+    assert len(found) == 8
+    assert "2048" not in found["failed launch"]["found"]
+    assert "was made for" in found["digest"]["found"]
+    assert (double.alive, double.stack) == (0, [])
+
+
+def test_speed_is_measured_at_every_batch_against_the_floor(gpu, tmp_path):
+    double, device, compile_kernel = gpu
+    found = gpu_report.measured(device, compile_kernel, copy=1 << 16, batches=(1, 2), cold=1 << 18, times=1)
+    assert found["copy_gb_per_s"] > 0
+    for name, spec in (("default", gpu_cases.DEFAULT), ("paper", gpu_cases.PAPER)):
+        rows = found[name]
+        assert [(row["features"], row["batch"]) for row in rows] == [
+            ("float32", 1), ("float32", 2), ("float16", 1), ("float16", 2)
+        ]  # fmt: skip
+        for row in rows:
+            floor = layout(spec, row["features"]).traffic(row["batch"]) / found["copy_gb_per_s"] / 1e3
+            assert row["floor_us"] == pytest.approx(floor)
+            assert row["share_of_copy"] == pytest.approx(row["floor_us"] / row["cold_us"])
+            assert min(row["cold_us"], row["warm_us"], row["waited_us"]) > 0
+    assert [(row["batch"], row["block"]) for row in found["blocks"]] == [(b, t) for b in (1, 2) for t in (64, 128, 256)]
+    assert (double.alive, double.stack) == (0, [])
+
+
+def test_an_empty_launch_is_timed_and_unloaded(gpu, tmp_path):
+    double, device, _ = gpu
+    command = ["g++", "-shared", "-fPIC", "-x", "c++", "-", "-o", str(tmp_path / "empty.so")]
+    subprocess.run(command, input='extern "C" void empty() {}', text=True, check=True)
+    found = gpu_speed.empty_launch(device, (tmp_path / "empty.so").read_bytes(), 5)
+    assert found.keys() == {"queued_us", "waited_us"}
+    assert min(found.values()) > 0
+    assert double.alive == 0
+
+
+class Broken:
+    """A runner with one fault."""
+
+    name = "broken"
+
+    def __init__(self, folder: Path, fault: str) -> None:
+        self.fault, self.right, self.calls = fault, HostRunner(folder), 0
+
+    def run(self, found, student, reference, **options) -> Results:
+        made = self.right.run(found, student, reference, **options)
+        self.calls += 1
+        if self.fault == "wrong by 2e-5":
+            made.maps[...] += 2e-5 * np.abs(made.maps).max()
+        elif self.fault == "NaN in a map":
+            made.maps[0, 0, 0] = np.nan
+        elif self.fault == "a race" and self.calls == 7:
+            made.scores[0] = np.nextafter(made.scores[0], np.inf)
+        elif self.fault == "NaN looks normal":
+            made.verdicts[...] &= 1
+        return made
+
+
+@pytest.mark.parametrize(
+    ("fault", "caught"),
+    [
+        ("wrong by 2e-5", {"exactness", "bits of the host build"}),
+        ("NaN in a map", {"exactness", "bits of the host build"}),
+        ("a race", {"launch shapes"}),
+        ("NaN looks normal", {"verdict bits"}),
+    ],
+)
+def test_each_check_fails_where_it_should(built, small, fault, caught):
+    failed = set()
+    for name in ("exactness", "launch shapes", "verdict bits", "bits of the host build"):
+        found = gpu_report.checked(Broken(built, fault), None, built, name)
+        failed |= {key for key, row in found.items() if row["state"] == "FAILED"}
+    assert caught <= failed
+
+
+def test_without_a_gpu_the_report_says_what_has_not_run(tmp_path, monkeypatch, capsys, small):
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--host", "--out", str(tmp_path)])
+    monkeypatch.setattr(gpu_report, "ARCHES", ("sm_87",))
+    gpu_report.main()
+    report = json.loads((tmp_path / "report.json").read_text())
+    states = {name: row["state"] for name, row in report["checks"].items()}
+    assert states["exactness"] == states["launch shapes"] == states["verdict bits"] == "ok"
+    assert {states[name] for name in ("threads", "leaks", "memcheck", "racecheck")} == {"not run"}
+    assert report["default"] == report["rivals"] == {"state": "not run", "found": "no GPU"}
+    text = (tmp_path / "report.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "| racecheck | not run | no GPU |" in text
+
+
+def test_a_check_that_fails_ends_the_script_with_1(tmp_path, monkeypatch, small):
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--host", "--only", "verdict bits", "--out", str(tmp_path)])
+    monkeypatch.setattr(gpu_report, "HostRunner", lambda folder, order=0: Broken(folder, "NaN looks normal"))
+    with pytest.raises(SystemExit) as ended:
+        gpu_report.main()
+    assert ended.value.code == 1
+    assert json.loads((tmp_path / "report.json").read_text())["checks"]["verdict bits"]["state"] == "FAILED"
+
+
+def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
+    def none(index: int = 0) -> None:
+        raise BackendError("there is no NVIDIA driver")
+
+    monkeypatch.setattr(gpu_report._trt_driver, "find", none)
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"no NVIDIA driver\n  without a GPU: --host"):
+        gpu_report.main()
+
+
+def test_rivals_that_cannot_run_are_named():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU: scripts/gpu_report.py compares for real")
+    assert "sees no GPU" in gpu_rivals.missing()
+
+
+@pytest.fixture
+def torch_on_the_double(gpu, monkeypatch):
+    """torch's tensors stay on this CPU, and the kernel takes their addresses as it would on a GPU."""
+    torch = pytest.importorskip("torch")
+    double, _, _ = gpu
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: object) -> None:
+            self.at = time.perf_counter()
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, other: Event) -> float:
+            return (other.at - self.at) * 1e3
+
+    class Anywhere(dict):
+        def __contains__(self, address: object) -> bool:
+            return True
+
+    stream = SimpleNamespace(handle=7)
+    fake = SimpleNamespace(
+        Event=Event, stream=lambda _: nullcontext(), ExternalStream=lambda handle: stream, current_stream=lambda: stream
+    )
+    for module in (gpu_rivals, gpu_frame):
+        monkeypatch.setattr(module, "cuda_of_torch", lambda: fake)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor, **_: tensor)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+    double.memory = Anywhere(double.memory)
+    return gpu
+
+
+def test_rivals_are_timed_on_the_same_tensors_and_must_agree(torch_on_the_double, monkeypatch):
+    _, device, compile_kernel = torch_on_the_double
+    (row,) = gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
+    assert {"kernel_us", "eager_us", "compiled_us", "eager_ratio", "compiled_ratio"} <= row.keys()
+    assert row["eager_ratio"] == pytest.approx(row["eager_us"] / row["kernel_us"])
+    assert "no CUDA provider" in row["onnx"]
+    monkeypatch.setattr("torch.compile", lambda module: lambda *maps: (None, module(*maps)[1] + 0.1))
+    with pytest.raises(ValueError, match="compiled computes another score"):
+        gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
+
+
+def test_a_whole_frame_is_timed_by_stage_with_both_scorers(torch_on_the_double):
+    double, device, compile_kernel = torch_on_the_double
+    for scorer in ("kernel", "torch head"):
+        row = gpu_frame.frame_row(device, compile_kernel, 1, scorer, 2)
+        assert list(row) == ["batch", "scorer", "upload_ms", "features_ms", "score_ms", "download_ms", "call_ms"]
+        assert row["call_ms"] >= row["features_ms"] > 0
+    assert double.alive == 0
