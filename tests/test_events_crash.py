@@ -19,7 +19,7 @@ from store import fill, recorder, settle, until, verdict
 from mtkd_edge.device import health
 from mtkd_edge.device.events.database import Database, Filter
 from mtkd_edge.device.events.record import Event
-from mtkd_edge.device.events.recorder import RecorderOptions
+from mtkd_edge.device.events.recorder import GROUP, RecorderOptions
 
 KILLS = int(os.environ.get("MTKD_KILLS", "30"))
 KILLER = """
@@ -147,6 +147,18 @@ def test_on_a_full_disk_memory_is_bounded_and_what_is_lost_is_counted(tiny_disk:
         "not written when the watch ended",
     }
     assert len(everything(root)) == 1
+
+
+def test_events_without_pictures_are_bounded_too(tiny_disk: Path) -> None:
+    fill(tiny_disk / "events", 1)
+    block(tiny_disk)
+    keeper = recorder(tiny_disk / "events", RecorderOptions(held=20, lossless=True))
+    for seq in range(200):
+        keeper(verdict(seq), None, None)
+    # what was taken before the first failure is held as well: one group
+    until(lambda: keeper.failing and keeper.waiting() <= 20 + GROUP)
+    keeper.close()
+    assert sum(keeper.lost.values()) == 200
 
 
 def test_a_disk_that_becomes_read_only_is_survived(tiny_disk: Path) -> None:

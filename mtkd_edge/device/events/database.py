@@ -52,6 +52,13 @@ class Filter(msgspec.Struct, frozen=True):
     limit: int = 100
 
 
+class _Pictures(msgspec.Struct, frozen=True):
+    """What of an event's body names files."""
+
+    image: str
+    heat: str
+
+
 class Size(msgspec.Struct, frozen=True):
     """How many events there are and the bytes of their rows and pictures."""
 
@@ -152,8 +159,10 @@ class Database:
 
     def picture_names(self) -> set[str]:
         """Paths of all pictures that rows name."""
-        text = "select json_extract(body, '$.image'), json_extract(body, '$.heat') from event"
-        return {name for row in self._connection.execute(text) for name in row if name}
+        # not by SQL: SQLite's JSON functions read a blob as text or as their own format, depending on the version
+        names = msgspec.json.Decoder(_Pictures)
+        rows = (names.decode(row[0]) for row in self._connection.execute("select body from event"))
+        return {name for row in rows for name in (row.image, row.heat) if name}
 
     def size(self) -> Size:
         """Events and bytes."""

@@ -113,7 +113,10 @@ def _sync(path: Path) -> None:
 
 
 def _coded(kind: str, picture: NDArray[np.generic], options: list[int]) -> bytes:
-    coded, data = cv2.imencode(kind, np.ascontiguousarray(picture), options)
+    try:
+        coded, data = cv2.imencode(kind, np.ascontiguousarray(picture), options)
+    except cv2.error as error:
+        raise DataError(f"a picture of {list(picture.shape)} cannot be coded: {error.err}") from error
     if not coded:
         raise DataError(f"a picture of {list(picture.shape)} cannot be coded as {kind[1:].upper()}")
     return data.tobytes()

@@ -50,13 +50,14 @@ class EventStoreBehind(Exception):  # noqa: N818 - it is counted under this name
 
 
 class RecorderOptions(msgspec.Struct, frozen=True):
-    """`keep`: which verdicts. `room` and `room_bytes` (of photos) may wait to be coded, `held_bytes` (of coded
-    pictures) to be written. `lossless`: the caller waits for room instead, for sources that are files.
+    """`keep`: which verdicts. `room` and `room_bytes` (of photos) may wait to be coded, `held` and `held_bytes` (of
+    coded pictures) to be written. `lossless`: the caller waits for room instead, for sources that are files.
     """
 
     keep: str = "events"
     room: int = 256
     room_bytes: int = 64 << 20
+    held: int = 10_000
     held_bytes: int = 64 << 20
     lossless: bool = False
     limits: Limits = Limits()
@@ -88,6 +89,7 @@ class Recorder:
         self._room_bytes = self._waiting = 0
         self._closing = self._abandoned = False
         self._held: list[tuple[Event, Pictures]] = []
+        self._held_bytes = 0
         self._again = self._prune_at = 0.0
         self._store = Store(root, clock, options.limits)
         self._task = Task("events", self._work)
@@ -169,25 +171,29 @@ class Recorder:
         if self.failing:  # an alarm does not wait for a disk
             event = self._store.numbered(event)
             self._announce([event], False)
-            held = sum(each.nbytes for _, each in self._held)
-            if held + pictures.nbytes > self._options.held_bytes:
+            full = self._held_bytes + pictures.nbytes > self._options.held_bytes
+            if full or len(self._held) >= self._options.held:
                 self._settle(1, f"beyond what is held in memory: {self.failing}")
                 return
         self._held.append((event, pictures))
+        self._held_bytes += pictures.nbytes
 
     def _write(self) -> None:
-        try:
-            events = self._store.write(self._held)
-        except (OSError, sqlite3.Error) as error:
-            self._fail(error)
-            return
-        if self.failing:
-            self._tell(health.Event(self.name, "recovered", f"{len(events)} held events written", time.time()))
-        self.failing = ""
-        self.stored += len(events)
-        self._held = []
-        self._settle(len(events))
-        self._announce(events, True)
+        while self._held:
+            group = self._held[:GROUP]
+            try:
+                events = self._store.write(group)
+            except (OSError, sqlite3.Error) as error:
+                self._fail(error)
+                return
+            if self.failing:
+                self._tell(health.Event(self.name, "recovered", f"{len(self._held)} events were held", time.time()))
+            self.failing = ""
+            self.stored += len(events)
+            del self._held[:GROUP]
+            self._held_bytes -= sum(pictures.nbytes for _, pictures in group)
+            self._settle(len(events))
+            self._announce(events, True)
 
     def _fail(self, error: OSError | sqlite3.Error) -> None:
         self._again = time.monotonic() + RETRY
