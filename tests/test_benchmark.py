@@ -194,7 +194,7 @@ def test_a_finished_cell_is_not_run_again_and_new_ones_are_added(
     assert again.outcomes[0] == first.outcomes[0]
     text = (tmp_path / "out" / "benchmark.md").read_text()
     assert "| coin |" in text and "| mean |" in text and "chosen by test labels" in text
-    assert not list((tmp_path / "out" / "work").glob("*/*"))
+    assert not list((tmp_path / "out" / "unfinished").glob("*/*"))
 
 
 def test_a_stopped_cell_goes_on_to_the_same_figures(parts: Path, names: tuple[str, ...], tmp_path: Path) -> None:

@@ -83,10 +83,9 @@ def sync(paths: Sequence[Path]) -> None:
     """
     folders = {path.parent for path in paths}
     with ThreadPoolExecutor(SYNCING, "sync") as pool:
-        for _ in pool.map(_sync, paths):
-            pass
-        for _ in pool.map(_sync, folders | {folder.parent for folder in folders}):
-            pass
+        # a list, so that an error of any of them is raised here
+        list(pool.map(_sync, paths))
+        list(pool.map(_sync, folders | {folder.parent for folder in folders}))
 
 
 def remove(root: Path, names_: tuple[str, ...]) -> None:

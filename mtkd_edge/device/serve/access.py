@@ -7,6 +7,7 @@ and no other site can use; programs send it as `Authorization: Bearer ...`.
 from __future__ import annotations
 
 import hmac
+import contextlib
 import ipaddress
 import secrets
 import socket
@@ -60,10 +61,8 @@ def access(host: str, token: str, *, open_: bool) -> Access:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach that address. Raises UsageError for a name that means nothing here."""
-    try:
+    with contextlib.suppress(ValueError):  # a name, not an address
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        pass
     try:
         found = {info[4][0] for info in socket.getaddrinfo(host, None)}
     except OSError as error:

@@ -2,7 +2,7 @@
 
 <out>/settings.json                            what the cells have in common
 <out>/results/<variant>/<category>-<seed>.json     one finished cell
-<out>/work/                                    checkpoints of cells that are not finished
+<out>/unfinished/                              checkpoints of cells that are not finished
 <out>/benchmark.json  benchmark.md             all of it, and the tables
 """
 
@@ -27,7 +27,7 @@ from mtkd_edge.lab.benchmark.suites import Suite, Task, choose, open_suite
 from mtkd_edge.lab.train import pick_device
 from mtkd_edge.progress import Progress, silent
 
-SETTINGS, RESULTS, WORK = "settings.json", "results", "work"
+SETTINGS, RESULTS, WORK = "settings.json", "results", "unfinished"
 
 
 class Report(msgspec.Struct, frozen=True):
