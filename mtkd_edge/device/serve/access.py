@@ -6,8 +6,8 @@ and no other site can use; programs send it as `Authorization: Bearer ...`.
 
 from __future__ import annotations
 
-import hmac
 import contextlib
+import hmac
 import ipaddress
 import secrets
 import socket
