@@ -33,7 +33,7 @@ def test_all_parts_of_the_machine_are_looked_at(report: doctor.Report) -> None:
     groups = {finding.group for finding in report.findings}
     assert groups == {"python", "packages", "openvino", "nvidia", "cameras", "disk", "weights"}
     extras = {finding.name for finding in report.findings if finding.group == "packages"}
-    assert extras == {"base", "train", "tensorrt", "rtx", "rtx-builder", "dev"}
+    assert extras == {"base", "train", "tensorrt", "rtx", "rtx-builder", "mqtt", "serve", "opcua", "dev"}
 
 
 def test_one_failure_makes_the_report_fail() -> None:

@@ -113,7 +113,7 @@ class Mqtt:
             changed = self._answers.get(source) is not answer
             self._answers[source] = answer
         if changed and self._client.is_connected():
-            self._publish(f"{plain(source)}/answer", answer.value.encode(), retain=True)
+            self._say(source, answer)
 
     def close(self) -> None:
         """Say "offline" and leave; the broker's own word, the Last Will, is for those who cannot."""
@@ -129,6 +129,14 @@ class Mqtt:
         info: paho.MQTTMessageInfo = self._client.publish(self._topic(rest), body, 1, retain)
         return info
 
+    def _say(self, source: str, answer: Answer) -> None:
+        """QoS 0: what is lost with a connection is said again after the next one, in its newest form.
+
+        With QoS 1 paho repeats what was not acknowledged before the connection broke, and does so after `_connected`: an
+        old "good" would then stand over a new "bad".
+        """
+        self._client.publish(self._topic(f"{plain(source)}/answer"), answer.value.encode(), 0, retain=True)
+
     def _connected(self, client: object, data: object, flags: object, reason: Any, properties: object) -> None:
         if reason.is_failure:
             self._why = f"the broker refused: {reason}"
@@ -138,7 +146,7 @@ class Mqtt:
         with self._lock:
             answers = dict(self._answers)
         for source, answer in answers.items():
-            self._publish(f"{plain(source)}/answer", answer.value.encode(), retain=True)
+            self._say(source, answer)
 
     def _disconnected(self, client: object, data: object, flags: object, reason: Any, properties: object) -> None:
         # after a refusal the connection is closed as well: its reason is the better one
