@@ -1,7 +1,7 @@
 """Events and answers by MQTT, with paho-mqtt (extra `mqtt`).
 
     <topic>/status            "online" | "offline"      retained; the broker itself says "offline" when we are gone
-    <topic>/<line>/answer     "good" | "bad" | "invalid"  retained; what a display or a controller reads at any time
+    <topic>/<line>/answer     "good" | "bad" | "invalid"  retained, QoS 0; what a display or a controller reads
     <topic>/<line>/event      JSON (`message.py`)       QoS 1: at least once, `id` tells a repetition
 
 Traps of paho-mqtt, measured: while offline `publish()` reports failure and queues all the same, in memory and without
@@ -132,8 +132,8 @@ class Mqtt:
     def _say(self, source: str, answer: Answer) -> None:
         """QoS 0: what is lost with a connection is said again after the next one, in its newest form.
 
-        With QoS 1 paho repeats what was not acknowledged before the connection broke, and does so after `_connected`: an
-        old "good" would then stand over a new "bad".
+        With QoS 1 paho repeats what was not acknowledged before the connection broke, and does so after `_connected`:
+        an old "good" would then stand over a new "bad".
         """
         self._client.publish(self._topic(f"{plain(source)}/answer"), answer.value.encode(), 0, retain=True)
 
