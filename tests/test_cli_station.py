@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import factory
 import pytest
 from broker import free_port
 from factory import Factory
+from program import started
 from store import until
 
 from mtkd_edge.cli import app
@@ -59,26 +54,6 @@ token_env = "PAGE_TOKEN"
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Factory:
     return factory.build(tmp_path_factory.mktemp("plant"))
-
-
-@contextmanager
-def started(folder: Path, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mtkd_edge", *words],
-        cwd=folder,
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    watchdog = threading.Timer(60, process.kill)
-    watchdog.start()
-    try:
-        yield process
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.communicate()
 
 
 def fetch(port: int, path: str, token: str) -> bytes:

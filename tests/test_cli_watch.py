@@ -6,12 +6,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +14,15 @@ import factory
 import pytest
 import tiny
 from factory import Factory
+from program import started
 
 from mtkd_edge.cli import app, console, verdicts
 from mtkd_edge.verdict import Region, State, Verdict
-
-LIMIT = 60.0
-"""Seconds after which a program under test hangs."""
 
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Factory:
     return factory.build(tmp_path_factory.mktemp("plant"))
-
-
-@contextmanager
-def started(*words: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """The program, running in `folder`; killed at the end where a test left it alive."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mtkd_edge", *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    watchdog = threading.Timer(LIMIT, process.kill)
-    watchdog.start()
-    try:
-        yield process
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.communicate()
 
 
 def run_json(capfd: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
@@ -62,7 +35,7 @@ def run_json(capfd: pytest.CaptureFixture[str], *words: str) -> list[dict[str, A
 
 
 def test_the_newest_engine_watches_a_folder_and_stdout_has_one_verdict_a_photo(plant: Factory) -> None:
-    with started("watch", "photos", "bad", "--out", "shift", "--json", folder=plant.root) as process:
+    with started(plant.root, "watch", "photos", "bad", "--out", "shift", "--json") as process:
         out, err = process.communicate()
     lines = [json.loads(line) for line in out.splitlines()]
     assert process.returncode == 0, err
@@ -83,7 +56,7 @@ def test_the_newest_engine_watches_a_folder_and_stdout_has_one_verdict_a_photo(p
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_drains_and_ends_with_0(number: int, plant: Factory, tmp_path: Path) -> None:
     shutil.copytree(plant.bad, tmp_path / "hot")
-    with started("watch", "hot", "--follow", "--engine", str(plant.engine), "--json", folder=tmp_path) as process:
+    with started(tmp_path, "watch", "hot", "--follow", "--engine", str(plant.engine), "--json") as process:
         assert process.stdout is not None
         first = [process.stdout.readline() for _ in range(6)]
         process.send_signal(number)
@@ -95,7 +68,7 @@ def test_a_signal_drains_and_ends_with_0(number: int, plant: Factory, tmp_path: 
 
 def test_a_reader_that_goes_away_ends_the_watch(plant: Factory, tmp_path: Path) -> None:
     shutil.copytree(plant.bad, tmp_path / "hot")
-    with started("watch", "hot", "--follow", "--engine", str(plant.engine), folder=tmp_path) as process:
+    with started(tmp_path, "watch", "hot", "--follow", "--engine", str(plant.engine)) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline()
         process.stdout.close()
@@ -109,7 +82,7 @@ def test_a_reader_that_goes_away_ends_the_watch(plant: Factory, tmp_path: Path) 
 
 def test_the_lines_for_people_say_state_score_and_place(plant: Factory, tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"torn")
-    with started("watch", "bad", str(tmp_path / "torn.png"), folder=plant.root) as process:
+    with started(plant.root, "watch", "bad", str(tmp_path / "torn.png")) as process:
         out, err = process.communicate()
     assert process.returncode == 0, err
     assert sum(line.startswith("anomalous") and " region" in line for line in out.splitlines()) >= 4

@@ -21,7 +21,7 @@ from mtkd_edge.lab import student as students
 from mtkd_edge.lab.codebook import CodebookAutoencoder
 from mtkd_edge.lab.distil import distil
 from mtkd_edge.lab.export import feature_names, run_torch
-from mtkd_edge.lab.graph import MapFeatures
+from mtkd_edge.lab.graph import MapFeatures, nchw
 from mtkd_edge.lab.mix import GRID_STRIDE, Mix
 from mtkd_edge.lab.projection import Batches, projected, projection
 from mtkd_edge.lab.subspace import PositionAutoencoder, code_size
@@ -65,7 +65,7 @@ class Inputs:
 
 def pixels_of(frames: Frames, device: torch.device) -> Tensor:
     """uint8 [N, H, W, 3] -> float [N, 3, H, W] in 0..255."""
-    return torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float()
+    return nchw(torch.from_numpy(frames).to(device))
 
 
 def train(
