@@ -47,7 +47,9 @@ def test_the_correction_of_the_first_layer_is_what_one_computes_by_hand(made):
         m.graph.output.append(onnx.ValueInfoProto(name="conv4"))
         outputs.append(tiny.run(m, {"frames": FRAMES}, ["conv4"])[0])
     by_hand = (outputs[0] - outputs[1]).mean((0, 2, 3))
-    np.testing.assert_allclose(mean_errors(graph, found.ranges, [FRAMES])["conv4"], by_hand, rtol=0.05, atol=1e-5)
+    # a channel whose error is next to nothing is right to a hundredth of the largest
+    near = 0.01 * np.abs(by_hand).max()
+    np.testing.assert_allclose(mean_errors(graph, found.ranges, [FRAMES])["conv4"], by_hand, rtol=0.05, atol=near)
 
 
 def test_a_correction_takes_the_mean_off_the_error(made, tmp_path):

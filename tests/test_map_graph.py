@@ -1,4 +1,4 @@
-"""The graph that the map method really exports, with either autoencoder: the same on every runtime, INT8 and FP16."""
+"""The graph that the map method really exports: the same on every runtime, INT8 and FP16."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from mtkd_edge.errors import BackendError
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import calibrate, export, student, teachers
 from mtkd_edge.lab.check_qdq import check_qdq
-from mtkd_edge.lab.codebook import CodebookAutoencoder
 from mtkd_edge.lab.graph import MapFeatures
 from mtkd_edge.lab.half import halve
 from mtkd_edge.lab.mix import Mix
 from mtkd_edge.lab.placement import sensitive
 from mtkd_edge.lab.projection import projected, projection
 from mtkd_edge.lab.quantise import quantise
-from mtkd_edge.lab.subspace import PositionAutoencoder
+from mtkd_edge.lab.subspace import Moments, PositionAutoencoder
 from mtkd_edge.score import Level, ScoreSpec
 
 SIZE, GRID = 64, (8, 8)
 FRAMES = np.concatenate([tiny.normal_frames(2, SIZE, seed=9), tiny.with_defects(tiny.normal_frames(2, SIZE, seed=10))])
 
 
-def features(kind: str) -> MapFeatures:
+def features() -> MapFeatures:
     """Two teachers that ship with the package, an untrained student, and an autoencoder fitted on sixteen frames."""
     torch.manual_seed(0)
     mix = Mix([teachers.load("offline-res"), teachers.load("offline-depthwise")]).eval()
@@ -45,21 +44,16 @@ def features(kind: str) -> MapFeatures:
     with torch.no_grad():
         blocks = mix(pixels)
     project = projection(lambda: iter([blocks]))
-    rows = projected(project, lambda: iter([blocks]))
-    if kind == "codebook":
-        autoencoder: torch.nn.Module = CodebookAutoencoder(project, rows.shape[0] * rows.shape[1])
-        autoencoder.fit(rows, seed=0)
-    else:
-        autoencoder = PositionAutoencoder(project, GRID, 2)
-        autoencoder.fit(rows)
+    autoencoder = PositionAutoencoder(project, GRID, 2)
+    autoencoder.fit(Moments(projected(project, lambda: iter([blocks]))), 3)
     return MapFeatures(mix, student.create("small", mix.channels), [autoencoder], torch.ones(mix.channels)).eval()
 
 
-@pytest.fixture(scope="module", params=["codebook", "position"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """features.onnx and head.onnx, exported and so proved equal to torch; int8.onnx and half.onnx of the same."""
-    folder = tmp_path_factory.mktemp(request.param)
-    net = features(request.param)
+    folder = tmp_path_factory.mktemp("made")
+    net = features()
     levels = (
         Level("deviation", "distance", net.mix.channels, *GRID, 0.5),
         Level("reconstruction", "distance", 64, *GRID, 0.5),
@@ -86,16 +80,6 @@ def test_openvino_computes_what_onnx_runtime_does(made: Path) -> None:
     for name in names:
         assert np.isfinite(found[name]).all()
         np.testing.assert_allclose(found[name], wanted[name], atol=2e-3 * np.abs(wanted[name]).max())
-
-
-def test_the_look_up_of_the_codebook_is_not_quantised(made: Path) -> None:
-    graph = onnx.load(made / "int8.onnx").graph
-    for node in graph.node:
-        if node.op_type in ("ArgMax", "Gather"):
-            makers = [maker.op_type for maker in graph.node if set(maker.output) & set(node.input)]
-            assert "DequantizeLinear" not in makers
-    quantised = sum(node.op_type == "QuantizeLinear" for node in graph.node)
-    assert quantised > 20, "the teachers are in INT8"
 
 
 def test_the_other_order_is_refused_by_our_linter_and_by_nvidias_parser(tmp_path: Path) -> None:

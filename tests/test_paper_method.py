@@ -212,10 +212,9 @@ def test_without_a_teacher_the_bundle_judges_by_reconstruction(parts: Path, tmp_
     [
         {"terms": (0.0, 0.0, 0.0)},
         {"terms": (1.0, -1.0, 1.0)},
-        {"method": "map", "weights": "equal"},
         {"method": "map", "terms": (1.0, 0.0, 0.0)},
     ],
-    ids=["nothing", "negative", "map-weights", "map-terms"],
+    ids=["nothing", "negative", "map-terms"],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(UsageError):

@@ -21,6 +21,10 @@ Data = Annotated[
     Path | None, typer.Argument(metavar="DATA", help="Good photos, or the MVTec AD layout. [default: ./data]")
 ]
 Out = Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder. [default: runs/<name>]")]
+Part = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="What in a path tells the part, where parts have several photos each."),
+]
 Method = Annotated[
     Literal["map", "paper"] | None, typer.Option(help=f"Feature maps, or as published. [default: {DEFAULT.method}]")
 ]
@@ -44,8 +48,13 @@ Seed = Annotated[
 Device = Annotated[str | None, typer.Option(metavar="NAME", help=f"auto, cpu or cuda. [default: {DEFAULT.device}]")]
 Weights = Annotated[
     Literal["learned", "equal"] | None,
-    typer.Option(help="Importance weights of the published method. [default: learned]"),
+    typer.Option(help="Importance weights of the teachers. [default: learned]"),
 ]
+Prune = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Drop teachers of less importance. [default: keep all]")
+]
+Merge = Annotated[bool, typer.Option("--merge", help="Teach one small network what all teachers say; it runs alone.")]
+Generic = Annotated[Path | None, typer.Option(metavar="DIR", help="Any other pictures, for --merge to learn from too.")]
 Terms = Annotated[str | None, typer.Option(metavar="R1,R2,R3", help="How much its three terms count. [default: 1,1,1]")]
 TeacherInput = Annotated[
     Literal["own", "published"] | None,
@@ -62,6 +71,7 @@ def register(app: typer.Typer) -> None:
 def train(
     data: Data = None,
     out: Out = None,
+    part: Part = None,
     method: Method = None,
     preset: Preset = None,
     teachers: Teachers = None,
@@ -74,6 +84,9 @@ def train(
     seed: Seed = None,
     device: Device = None,
     weights: Weights = None,
+    prune: Prune = None,
+    merge: Merge = False,
+    generic: Generic = None,
     terms: Terms = None,
     teacher_input: TeacherInput = None,
     resume: Resume = False,
@@ -88,14 +101,17 @@ def train(
     Examples:
       mtkd-edge train ./photos --preset edge --false-alarms 1e-3
       mtkd-edge train ./photos --teachers resnet18,local-dir:./weights/mobilenetv2_100
+      mtkd-edge train ./photos --part '(tile[0-9]+)_'   photos of one tile stay together
       mtkd-edge train ./photos --preset offline     nothing is downloaded
+      mtkd-edge train ./photos --prune 0.1          without the teachers that matter least
+      mtkd-edge train ./photos --merge --generic ./pictures     one small teacher at the edge
       mtkd-edge train ./photos --method paper --preset paper --student multi
       mtkd-edge train --resume                      continue where it was stopped
     """
     given = chosen(
-        data=data, method=method, preset=preset, teachers=teachers, student=student, size=size, fit=fit, epochs=epochs,
-        batch=batch, false_alarms=false_alarms, seed=seed, device=device, weights=weights, terms=terms,
-        teacher_input=teacher_input,
+        data=data, part=part, method=method, preset=preset, teachers=teachers, student=student, size=size, fit=fit,
+        epochs=epochs, batch=batch, false_alarms=false_alarms, seed=seed, device=device, weights=weights, terms=terms,
+        teacher_input=teacher_input, prune=prune, merge=merge or None, generic=generic,
     )  # fmt: skip
     config = configured(given, out, resume=resume)
     with needs("train", "training"):
@@ -166,11 +182,16 @@ def report(run: Path, *, as_json: bool) -> None:
     folder = places.bundle_of(run)
     manifest, found = bundle.load_bundle(folder), bundle.load_threshold(folder)
     metrics = msgspec.json.decode((run / "metrics.json").read_bytes(), type=dict)
-    rows = [("teacher", "importance by tap")]
-    rows += [(t.name, "  ".join(f"{share:.3f}" for share in t.importance)) for t in manifest.teachers]
+    edge = [teacher.name for teacher in manifest.teachers]
+    rows = [("teacher", "importance by tap", "at the edge")]
+    rows += [
+        (name, "  ".join(f"{share:.3f}" for share in shares), "yes" if name in edge else "no")
+        for name, shares in metrics["importance"].items()
+    ]
+    alone = [f"at the edge: {t.name}, {t.source}\n" for t in manifest.teachers if t.name not in metrics["importance"]]
     console.emit(
         {"run": str(run), **metrics},
-        f"{console.table(rows)}\nthreshold {found.describe()}\n{run} is ready",
+        f"{console.table(rows)}\n{''.join(alone)}threshold {found.describe()}\n{run} is ready",
         as_json=as_json,
     )
     console.note("next: mtkd-edge build-engine --int8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -20,8 +21,10 @@ MULTI = "multi"
 """As the student of the published method: all three of the publication."""
 NO_TEACHER = "none"
 """As the only teacher of the published method: the ablation without one."""
-PAPER_ONLY = ("weights", "terms", "teacher_input")
+PAPER_ONLY = ("terms", "teacher_input")
 """Settings that `map` has not."""
+MAP_ONLY = ("prune", "merge", "generic")
+"""Settings that the published method has not."""
 
 
 def short_name(teacher: str) -> str:
@@ -32,15 +35,18 @@ def short_name(teacher: str) -> str:
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Sizes are in pixels. `teachers` empty means those of the preset; `epochs` None means the method's own number.
+    """Sizes are in pixels. `teachers` empty means those of the preset; `epochs` None means the method's own number;
+    `part` is a pattern that finds in a photo's path which part it shows (`dataset.scan`).
 
-    `student` empty becomes the method's own. The last three are for `method` "paper" alone: importance weights learned
-    or equal; r1, r2, r3 of its three terms; what the teachers are fed with (`logits.load_logits`). Written to
-    `config.json` of the run; a resumed run must have the same one.
+    `student` empty becomes the method's own. `weights`: of the teachers, learned or equal. For `method` "paper" alone:
+    r1, r2, r3 of its three terms; what the teachers are fed with (`logits.load_logits`). For "map" alone: the
+    importance below which a teacher is dropped; whether those left are merged into one; a folder of generic pictures to
+    merge them on. Written to `config.json` of the run; a resumed run must have the same one.
     """
 
     data: str
     out: str
+    part: str = ""
     method: Literal["map", "paper"] = "map"
     preset: str = "edge"
     teachers: tuple[str, ...] = ()
@@ -56,6 +62,9 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     weights: Literal["learned", "equal"] = "learned"
     terms: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
     teacher_input: Literal["own", "published"] = "own"
+    prune: float = 0.0
+    merge: bool = False
+    generic: str = ""
 
     def __post_init__(self) -> None:
         if not self.student:
@@ -72,6 +81,12 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def check(self) -> None:
         """Raises UsageError for numbers that make no sense, before anything is read."""
         self.teacher_names()
+        try:
+            re.compile(self.part)
+        except re.error as error:
+            raise UsageError(
+                f"--part is a regular expression, got {self.part!r}: {error}", "--part 'tile(\\d+)'"
+            ) from error
         if self.size < 64 or self.size % 32:
             raise UsageError(f"--size is a multiple of 32 from 64 on, got {self.size}", "--size 256")
         if self.epochs is not None and self.epochs < 1:
@@ -80,9 +95,27 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(f"a batch has at least 2 photos, got {self.batch}")
         if min(self.terms) < 0 or not sum(self.terms):
             raise UsageError(f"r1, r2 and r3 are not negative and not all 0, got {self.terms}", "--terms 1,1,1")
-        plain = TrainConfig(data="", out="")
-        changed = [name for name in PAPER_ONLY if getattr(self, name) != getattr(plain, name)]
-        if self.method == "map" and changed:
-            raise UsageError(f"{', '.join(changed)}: settings of the published method, map has none", "--method paper")
+        self._check_method()
         if not 0 < self.false_alarms < 1:
             raise UsageError(f"a false-alarm rate lies between 0 and 1, got {self.false_alarms}", "--false-alarms 1e-3")
+
+    def _check_method(self) -> None:
+        plain = TrainConfig(data="", out="")
+
+        def changed(names: tuple[str, ...]) -> str:
+            return ", ".join(name for name in names if getattr(self, name) != getattr(plain, name))
+
+        if self.method == "map" and (foreign := changed(PAPER_ONLY)):
+            raise UsageError(f"{foreign}: settings of the published method, map has none", "--method paper")
+        if self.method == "paper" and (foreign := changed(MAP_ONLY)):
+            raise UsageError(f"{foreign}: settings of map, the published method has none", "--method map")
+        count = len(self.teacher_names())
+        if not 0 <= self.prune < 1 / count:
+            raise UsageError(
+                f"--prune is an importance below 1 / {count}, the mean of {count} teachers, got {self.prune:g}",
+                "--prune 0.1",
+            )
+        if self.merge and count == 1:
+            raise UsageError("--merge makes one teacher of several, got one", "--teachers A,B,C")
+        if self.generic and not self.merge:
+            raise UsageError("--generic is a folder to merge teachers on, nothing is to be merged", "--merge")

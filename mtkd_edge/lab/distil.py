@@ -28,14 +28,15 @@ WARM_UP = 0.1
 HARD = 0.999
 SAVE_EVERY = 100
 Draw = Callable[[int], tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def rate(step: int, steps: int) -> float:
+def rate(step: int, steps: int, peak: float = PEAK_RATE) -> float:
     """Learning rate: a linear rise over the first tenth, then half a cosine down to nothing."""
     warm = max(1, round(WARM_UP * steps))
     if step < warm:
-        return PEAK_RATE * (step + 1) / warm
-    return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def loss_of(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,14 +48,16 @@ def loss_of(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distil(
-    student: nn.Module, draw: Draw, factors: Tensor, steps: int, folder: Path, progress: Progress
-) -> list[dict[str, float]]:
+    student: nn.Module, draw: Draw, factors: Tensor, steps: int, folder: Path, progress: Progress,
+    name: str = "student", peak: float = PEAK_RATE, loss_of: Loss = loss_of,
+) -> list[dict[str, float]]:  # fmt: skip
     """Train `student` in place for `steps` steps, from the last saved step of `folder` if there is one.
 
     `draw(step)` gives pixels [N, 3, H, W] and blocks [N, D, h, w]; `factors` [D] are the square roots of the weights.
-    Saves every 100 steps and when it is interrupted. Returns the history, a row a step.
+    Saves every 100 steps and when it is interrupted. Returns the history, a row a step. `name` is what it is called
+    while it learns; `loss_of` takes both weighted mixes and gives the loss and the mean distance.
     """
-    optimizer = torch.optim.AdamW(student.parameters(), lr=PEAK_RATE, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=peak, weight_decay=1e-4)
     scale = factors.view(1, -1, 1, 1)
     done, history = checkpoint.restore(folder, student, optimizer)
     student.train()
@@ -63,13 +66,13 @@ def distil(
             pixels, blocks = draw(done)
             loss, distance = loss_of(student(pixels) * scale, blocks * scale)
             for group in optimizer.param_groups:
-                group["lr"] = rate(done, steps)
+                group["lr"] = rate(done, steps, peak)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             done += 1
-            history.append({"loss": loss.item(), "distance": distance.item(), "rate": rate(done - 1, steps)})
-            progress("student", done, steps, f"loss {history[-1]['loss']:.3f}")
+            history.append({"loss": loss.item(), "distance": distance.item(), "rate": rate(done - 1, steps, peak)})
+            progress(name, done, steps, f"loss {history[-1]['loss']:.3f}")
             if done % SAVE_EVERY == 0 and done < steps:
                 checkpoint.save(folder, student, optimizer, done, history)
     finally:

@@ -41,16 +41,29 @@ def write_graphs(
     names = feature_names(spec)
     sample = torch.zeros(1, frame.height, frame.width, 3, dtype=torch.uint8)
     _write(features, (sample,), folder / FEATURES, ["frames"], names)
-    pairs = tuple(torch.zeros(1, level.channels, level.height, level.width) for level in spec.levels) * 2
-    _write(ScoreHead(spec), pairs, folder / HEAD, names, ["map", "score"])
+    write_head(spec, folder / HEAD)
     reference = run_torch(features, golden, names)
     _compare("features.onnx", run_onnx(folder / FEATURES, {"frames": golden}, names), reference)
-    count = len(spec.levels)
-    maps, scores = oracle(spec, [reference[n] for n in names[:count]], [reference[n] for n in names[count:]])
+    write_golden(folder, spec, golden, reference)
+
+
+def write_head(spec: ScoreSpec, path: Path) -> None:
+    """head.onnx alone, at `path`."""
+    pairs = tuple(torch.zeros(1, level.channels, level.height, level.width) for level in spec.levels) * 2
+    _write(ScoreHead(spec), pairs, path, feature_names(spec), ["map", "score"])
+
+
+def write_golden(folder: Path, spec: ScoreSpec, frames: NDArray[np.uint8], features: Arrays) -> None:
+    """golden.npz beside head.onnx: frames [N, H, W, 3], their `features`, and the map and score by definition.
+
+    Raises GateError where head.onnx makes something else of them.
+    """
+    names, count = feature_names(spec), len(spec.levels)
+    maps, scores = oracle(spec, [features[n] for n in names[:count]], [features[n] for n in names[count:]])
     wanted = {"map": maps.astype(np.float32), "score": scores.astype(np.float32)}
-    _compare("head.onnx", run_onnx(folder / HEAD, reference, ["map", "score"]), wanted)
-    kept = {name: value[:KEPT_FEATURES] for name, value in reference.items()}
-    np.savez_compressed(folder / GOLDEN, allow_pickle=False, frames=golden, **wanted, **kept)
+    _compare("head.onnx", run_onnx(folder / HEAD, features, ["map", "score"]), wanted)
+    kept = {name: value[:KEPT_FEATURES] for name, value in features.items()}
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, frames=frames, **wanted, **kept)
 
 
 def feature_names(spec: ScoreSpec) -> list[str]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtkd_edge.lab.mix import Mix
 from mtkd_edge.score import EPSILON, ScoreSpec, resampler
 
 
@@ -29,7 +28,7 @@ class MapFeatures(nn.Module):
     A graph that leaves the lab has one autoencoder. While it is being chosen, all of them look at the same mix.
     """
 
-    def __init__(self, mix: Mix, student: nn.Module, autoencoders: Sequence[nn.Module], factors: Tensor) -> None:
+    def __init__(self, mix: nn.Module, student: nn.Module, autoencoders: Sequence[nn.Module], factors: Tensor) -> None:
         super().__init__()
         self.mix, self.student, self.autoencoders = mix, student, nn.ModuleList(autoencoders)
         self.factors: Tensor

@@ -55,6 +55,12 @@ def shares(logits: Tensor) -> Tensor:
     return FLOOR + (1 - FLOOR * logits.shape[1]) * soft if FLOOR * logits.shape[1] < 1 else soft
 
 
+def equal(blocks: tuple[Block, ...]) -> Tensor:
+    """The same weight for all teachers, [levels, teachers]."""
+    levels, teachers = len({b.stride for b in blocks}), 1 + max(b.teacher for b in blocks)
+    return torch.full((levels, teachers), 1 / teachers)
+
+
 def spread(weights: Tensor, blocks: tuple[Block, ...]) -> Tensor:
     """Weights [levels, teachers] -> one factor a channel, [D]: sqrt(w K), so that equal weights leave all as it is."""
     strides = sorted({block.stride for block in blocks})
@@ -64,11 +70,16 @@ def spread(weights: Tensor, blocks: tuple[Block, ...]) -> Tensor:
 
 
 def learn(
-    draw: Callable[[int], tuple[Tensor, Tensor]], blocks: tuple[Block, ...], seed: int, progress: Progress
+    draw: Callable[[int], tuple[Tensor, Tensor]],
+    blocks: tuple[Block, ...],
+    seed: int,
+    progress: Progress,
+    felt_share: float = 1.0,
 ) -> tuple[Tensor, list[dict[str, float]]]:
     """Weights [levels, teachers], and the history of loss and weights.
 
-    `draw(step)` gives a batch: blocks [N, D, h, w] and pixels in 0..255 [N, 3, h, w] at the same grid.
+    `draw(step)` gives a batch: blocks [N, D, h, w] and pixels in 0..255 [N, 3, h, w] at the same grid. `felt_share`:
+    how much the features count beside the pixels; 0 is the publication's target, pixels alone.
     """
     first, _ = draw(0)
     torch.manual_seed(seed)
@@ -85,7 +96,7 @@ def learn(
         out = decoder(mix)
         seen = nn.functional.mse_loss(out[:, :3], pixels / 128 - 1)
         felt = nn.functional.mse_loss(out[:, 3:], features)
-        loss = seen + felt
+        loss = seen + felt_share * felt
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -1,5 +1,5 @@
-"""The map method, start to end: align the teachers, learn their importance, distil the student, fit two autoencoders
-and keep the one that fits these parts, say what is normal.
+"""The map method, start to end: align the teachers, learn their importance, distil the student, fit the autoencoder
+over windows of three sizes and keep the one that fits these parts, say what is normal.
 
 Frozen in, frozen out: frames of the three sides -> `Trained`, from which the bundle is written. Teacher features are
 computed once and kept as float16 (0.5 MB a photo); augmentation is left to the photos themselves.
@@ -16,15 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtkd_edge.lab import importance, normalise
+from mtkd_edge.lab import importance, merge, normalise, prune
 from mtkd_edge.lab import student as students
-from mtkd_edge.lab.codebook import CodebookAutoencoder
 from mtkd_edge.lab.distil import distil
 from mtkd_edge.lab.export import feature_names, run_torch
 from mtkd_edge.lab.graph import MapFeatures, nchw
 from mtkd_edge.lab.mix import GRID_STRIDE, Mix
 from mtkd_edge.lab.projection import Batches, projected, projection
-from mtkd_edge.lab.subspace import PositionAutoencoder, code_size
+from mtkd_edge.lab.subspace import Moments, PositionAutoencoder, code_size
 from mtkd_edge.lab.teachers import Teacher
 from mtkd_edge.progress import Progress
 from mtkd_edge.score import Level, ScoreSpec
@@ -35,6 +34,8 @@ ALIGNED_ON = 64
 """Photos that set the alignment: each gives a thousand positions, more change nothing."""
 PASTED = 120
 """Copies of tune photos with a pasted defect, at least: with fewer, one copy more or less decides."""
+WINDOWS = (3, 1, 9)
+"""Positions that share statistics, a side: parts that lie nearly, exactly, or only roughly alike."""
 SIGMA, POOL = 1.0, 0.02
 Frames = NDArray[np.uint8]
 History = list[dict[str, float]]
@@ -44,12 +45,16 @@ History = list[dict[str, float]]
 class Trained:
     """What a method leaves: the feature graph, the score, and what happened on the way.
 
-    `choices`: what was tried -> AUROC on pasted defects; `chosen`: one of its keys, empty where nothing was tried.
+    `teachers`: those inside the graph, with their importance by level; `asked`: the importance of every teacher that
+    took part, by name. `choices`: what was tried -> AUROC on pasted defects; `chosen`: one of its keys, empty where
+    nothing was tried.
     """
 
     features: nn.Module
     score: ScoreSpec
+    teachers: tuple[Teacher, ...]
     importance: tuple[tuple[float, ...], ...]
+    asked: dict[str, tuple[float, ...]]
     histories: dict[str, History]
     choices: dict[str, float]
     chosen: str = ""
@@ -57,10 +62,39 @@ class Trained:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Frames uint8 [N, H, W, 3] of the two sides that training may see."""
+    """Frames uint8 [N, H, W, 3] of the two sides that training may see, and of generic pictures if there are any."""
 
     train: Frames
     tune: Frames
+    generic: Frames | None = None
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What becomes of the teachers: their weights equal or learned, the least importance kept, one for all or not."""
+
+    equal: bool = False
+    prune: float = 0.0
+    merge: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """What the student learns: the blocks of `mix`, times `factors` [D].
+
+    `blocks`: those of the training photos, float16 [N, D, h, w]. `importance`: that of `teachers`, by level.
+    """
+
+    mix: Mix | merge.EdgeMix
+    factors: Tensor
+    blocks: Tensor
+    teachers: tuple[Teacher, ...]
+    importance: tuple[tuple[float, ...], ...]
+
+    def weighted(self) -> Iterator[Tensor]:
+        """The weighted mixes of the training photos, batch by batch."""
+        scale = self.factors.cpu().view(1, -1, 1, 1)
+        return (self.blocks[i : i + 64].float() * scale for i in range(0, len(self.blocks), 64))
 
 
 def pixels_of(frames: Frames, device: torch.device) -> Tensor:
@@ -70,7 +104,7 @@ def pixels_of(frames: Frames, device: torch.device) -> Tensor:
 
 def train(
     inputs: Inputs, teachers: list[Teacher], student: str, steps: int, batch: int, seed: int,
-    device: torch.device, folder: Path, progress: Progress,
+    device: torch.device, folder: Path, progress: Progress, teaching: Teaching = Teaching(),
 ) -> Trained:  # fmt: skip
     """The whole method. `folder` keeps the student's state, so that a stopped run continues."""
     mix = Mix(teachers).to(device).eval()
@@ -88,41 +122,73 @@ def train(
         small = nn.functional.avg_pool2d(pixels_of(inputs.train[rows], device), 2 * GRID_STRIDE)
         return nn.functional.avg_pool2d(blocks[rows].to(device).float(), 2), small
 
+    histories: dict[str, History] = {}
+    weights = importance.equal(mix.blocks)
+    if not teaching.equal:
+        weights, histories["importance"] = importance.learn(draw_small, mix.blocks, seed, progress)
+    asked = dict(zip((t.name for t in teachers), by_teacher(weights), strict=True))
+    mixed = _pruned(Mixed(mix, importance.spread(weights, mix.blocks).to(device), blocks, tuple(teachers), ()), weights,
+                    teaching.prune)  # fmt: skip
+    if teaching.merge and len(mixed.teachers) > 1:  # a teacher that is left alone is the edge teacher already
+        mixed, histories["edge-teacher"] = _merged(mixed, inputs, batch, seed, device, folder / "edge", progress)
+
     def draw(step: int) -> tuple[Tensor, Tensor]:
         rows = chosen(step)
-        return pixels_of(inputs.train[rows], device), blocks[rows].to(device).float()
+        return pixels_of(inputs.train[rows], device), mixed.blocks[rows].to(device).float()
 
-    weights, learned = importance.learn(draw_small, mix.blocks, seed, progress)
-    factors = importance.spread(weights, mix.blocks)
     torch.manual_seed(seed)
-    net = students.create(student, mix.channels).to(device)
-    history = distil(net, draw, factors.to(device), steps, folder, progress)
-    scale = factors.view(1, -1, 1, 1)
-
-    def weighted() -> Iterator[Tensor]:
-        return (blocks[i : i + 64].float() * scale for i in range(0, len(blocks), 64))
-
-    autoencoders = _autoencoders(weighted, _grid(blocks), seed)
-    both = MapFeatures(mix, net, list(autoencoders.values()), factors).to(device).eval()
-    channels = {"deviation": mix.channels} | {n: a.project.out_channels for n, a in autoencoders.items()}
+    net = students.create(student, mixed.mix.channels).to(device)
+    histories["student"] = distil(net, draw, mixed.factors, steps, folder, progress)
+    autoencoders = _autoencoders(mixed.weighted, _grid(blocks))
+    both = MapFeatures(mixed.mix, net, list(autoencoders.values()), mixed.factors).to(device).eval()
+    channels = {"deviation": mixed.mix.channels} | {n: a.project.out_channels for n, a in autoencoders.items()}
     choice = _choose(both, channels, inputs.tune, seed, progress)
-    features = MapFeatures(mix, net, [autoencoders[choice.autoencoder]], factors).to(device).eval()
-    by_teacher = tuple(tuple(float(v) for v in weights[:, k]) for k in range(len(teachers)))
-    histories = {"importance": learned, "student": history}
-    return Trained(features, choice.score, by_teacher, histories, choice.tried, choice.name)
+    features = MapFeatures(mixed.mix, net, [autoencoders[choice.autoencoder]], mixed.factors).to(device).eval()
+    return Trained(
+        features, choice.score, mixed.teachers, mixed.importance, asked, histories, choice.tried, choice.name
+    )
 
 
-def _autoencoders(
-    batches: Batches, grid: tuple[int, int], seed: int
-) -> dict[str, PositionAutoencoder | CodebookAutoencoder]:
-    """Both kinds, fitted in the same space; the first is kept where the second is not clearly better."""
+def by_teacher(weights: Tensor) -> tuple[tuple[float, ...], ...]:
+    """Weights [levels, teachers] -> one tuple a teacher."""
+    return tuple(tuple(float(v) for v in column) for column in weights.T)
+
+
+def _pruned(whole: Mixed, weights: Tensor, least: float) -> Mixed:
+    """Without the teachers whose importance is below `least`; the others' weights sum to 1 again."""
+    assert isinstance(whole.mix, Mix)
+    kept = prune.kept(weights, least)
+    left = prune.renormalised(weights, kept)
+    teachers = tuple(whole.teachers[k] for k in kept)
+    if len(kept) == len(whole.teachers):
+        return Mixed(whole.mix, whole.factors, whole.blocks, teachers, by_teacher(left))
+    small = prune.subset(whole.mix, kept)
+    factors = importance.spread(left, small.blocks).to(whole.factors.device)
+    return Mixed(small, factors, whole.blocks[:, prune.channels_of(whole.mix, kept)], teachers, by_teacher(left))
+
+
+def _merged(
+    many: Mixed, inputs: Inputs, batch: int, seed: int, device: torch.device, folder: Path, progress: Progress
+) -> tuple[Mixed, History]:
+    """One edge teacher in the place of all: what the student learns from here on is what it says."""
+    assert isinstance(many.mix, Mix)
+    generic = inputs.train[:0] if inputs.generic is None else inputs.generic
+    lessons = merge.lessons(many.mix, many.factors, many.blocks, inputs.train, generic, batch, seed, progress)
+    edge = merge.beginning(many.teachers, lessons[0].target.shape[1], [t.name for t in many.teachers], seed)
+    mix, history = merge.taught(edge, lessons, merge.STEPS, batch, seed, device, folder, progress)
+    blocks = _cache(mix, inputs.train, batch, device, progress)
+    return Mixed(mix, torch.ones(mix.channels, device=device), blocks, (edge,), ((1.0,),)), history
+
+
+def _autoencoders(batches: Batches, grid: tuple[int, int]) -> dict[str, PositionAutoencoder]:
+    """One a window, all in the same space; the first is kept where no other is clearly better."""
     project = projection(batches)
-    rows = projected(project, batches)
-    codebook = CodebookAutoencoder(project, rows.shape[0] * rows.shape[1])
-    codebook.fit(rows, seed)
-    position = PositionAutoencoder(project, grid, code_size(rows.shape[1]))
-    position.fit(rows)
-    return {"codebook": codebook, "position": position}
+    seen = Moments(projected(project, batches))
+    found = {}
+    for window in WINDOWS:
+        found[f"window {window}"] = net = PositionAutoencoder(project, grid, code_size(window**2 * seen.photos))
+        net.fit(seen, window)
+    return found
 
 
 def _grid(blocks: Tensor) -> tuple[int, int]:
@@ -136,7 +202,7 @@ def _counted(frames: Frames, batch: int, device: torch.device, progress: Progres
 
 
 @torch.no_grad()
-def _cache(mix: Mix, frames: Frames, batch: int, device: torch.device, progress: Progress) -> Tensor:
+def _cache(mix: nn.Module, frames: Frames, batch: int, device: torch.device, progress: Progress) -> Tensor:
     """The teachers' blocks of all training photos, float16 on the CPU, [N, D, h, w]."""
     return torch.cat([mix(p).half().cpu() for p in _counted(frames, batch, device, progress, "teachers' features")])
 

@@ -1,9 +1,8 @@
-"""What is normal at each place, and how much each level counts: from normal photos and defects pasted on them.
+"""What is normal, and how much each level counts: from normal photos and defects pasted on them.
 
-No anomalous photo has any part in this. Center and scale of each level's distance come from the `tune` photos, a number
-a position, smoothed and drawn towards the whole level's as photos get fewer. Which autoencoder is kept, the weights of
-the two levels, and whether positions help at all: what best ranks defects pasted on the same photos. The first choice
-wins a tie: the first autoencoder, equal weights, and one number a level, which suits parts that do not lie alike.
+No anomalous photo has any part in this. Center and scale of each level's distance come from the `tune` photos. Which
+autoencoder is kept and the weights of the two levels: what best ranks defects pasted on the same photos. The first
+choice wins a tie: the first autoencoder and equal weights.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
-import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +19,6 @@ from numpy.typing import NDArray
 from mtkd_edge.metrics import auroc
 from mtkd_edge.score import Level, ScoreSpec, distance, pool, resampler
 
-PRIOR = 10
-"""The level's own mean counts as much at each position as this many photos."""
 MARGIN = 0.005
 """A choice must beat the first one by this much AUROC: less is noise on a few dozen photos."""
 SHARES = ((0.5, 0.5), (0.75, 0.25), (0.25, 0.75), (0.9, 0.1), (0.1, 0.9))
@@ -48,29 +44,16 @@ class Choice:
     tried: dict[str, float]
 
 
-def statistics(maps: Maps, by_position: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Distances on normal photos [N, h, w] -> center and scale of a Level: one number each, or one a position."""
-    mean, deviation = float(maps.mean()), max(float(maps.std()), 1e-9)
-    if not by_position or maps.shape[1] * maps.shape[2] == 1:
-        return (mean,), (deviation,)
-    count = len(maps)
-    center = _smooth((count * maps.mean(0) + PRIOR * mean) / (count + PRIOR))
-    spread = _smooth(np.sqrt((count * maps.var(0) + PRIOR * deviation**2) / (count + PRIOR)))
-    # a place that never varied would turn the least grain of dust into an alarm
-    spread = np.maximum(spread, 0.1 * float(np.median(spread)))
-    return tuple(map(float, center.ravel())), tuple(map(float, spread.ravel()))
-
-
-def _smooth(values: Maps) -> Maps:
-    return np.asarray(cv2.GaussianBlur(values, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE), np.float64)
-
-
 class Option(NamedTuple):
-    """One thing to try: the student's level with that of index `rebuilt`, normalised by position or as a whole."""
+    """One thing to try: the student's level with that of index `rebuilt`."""
 
     rebuilt: int
-    by_position: bool
     shares: tuple[float, float]
+
+
+def statistics(normal: Maps) -> tuple[tuple[float], tuple[float]]:
+    """Distances on normal photos [N, h, w] -> center and scale of a Level, one number each."""
+    return (float(normal.mean()),), (max(float(normal.std()), 1e-9),)
 
 
 def choose(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec) -> Choice:
@@ -78,7 +61,7 @@ def choose(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec
 
     The score keeps the first and one of the others, which is then called "reconstruction".
     """
-    options = [Option(*o) for o in product(range(1, len(levels)), (False, True), SHARES)]
+    options = [Option(*o) for o in product(range(1, len(levels)), SHARES)]
     specs = [_candidate(levels, found, shape, option) for option in options]
     reached = [_rank(spec, [found[0], found[o.rebuilt]]) for spec, o in zip(specs, options, strict=True)]
     best = max(range(len(specs)), key=lambda i: (reached[i], -i))
@@ -89,14 +72,13 @@ def choose(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec
 
 
 def _name(levels: Sequence[Level], option: Option) -> str:
-    where = "by position" if option.by_position else "as a whole"
-    return f"{levels[option.rebuilt].name}, {where}, {'/'.join(f'{share:g}' for share in option.shares)}"
+    return f"{levels[option.rebuilt].name}, {'/'.join(f'{share:g}' for share in option.shares)}"
 
 
 def _candidate(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec, option: Option) -> ScoreSpec:
     filled = []
     for i, name, weight in zip((0, option.rebuilt), ("deviation", "reconstruction"), option.shares, strict=True):
-        center, scale = statistics(found[i].normal, option.by_position)
+        center, scale = statistics(found[i].normal)
         filled.append(msgspec.structs.replace(levels[i], name=name, center=center, scale=scale, weight=weight))
     return msgspec.structs.replace(shape, levels=tuple(filled))
 

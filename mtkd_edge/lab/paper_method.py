@@ -87,16 +87,14 @@ def load_teachers(
     return found
 
 
-def train(
-    inputs: Inputs, config: TrainConfig, found: list[Teacher], device: torch.device, folder: Path, progress: Progress
-) -> Trained:
-    """The whole method on whole photos; `found` is filled with the teachers.
+def train(inputs: Inputs, config: TrainConfig, device: torch.device, folder: Path, progress: Progress) -> Trained:
+    """The whole method on whole photos.
 
     Raises UsageError for teachers without logits, an unknown student, and networks that cannot be exported.
     """
     check_students(config.teacher_names(), config.student)
     check_vgg((*config.teacher_names(), *student_names(config.student)), config.size)
-    found += load_teachers(config.teacher_names(), config.teacher_input, device, progress)
+    found = load_teachers(config.teacher_names(), config.teacher_input, device, progress)
     torch.manual_seed(config.seed)
     nets = Networks(len(found), student_names(config.student), config.size, config.weights == "learned").to(device)
     check_size([*found, nets])
@@ -107,8 +105,10 @@ def train(
     draw = whole(inputs.train, standard(logits), epochs, device)
     history = distil(nets, draw, steps, config.seed, folder, progress, mixed(device))
     features = PaperFeatures(found, nets, standard).to(device).eval()
-    weights = tuple((w,) for w in nets.weights().tolist())
-    return Trained(features, _score(features, inputs.tune, config), weights, {"student": history}, {})
+    weights: tuple[tuple[float, ...], ...] = tuple((w,) for w in nets.weights().tolist())
+    asked = dict(zip((t.name for t in found), weights, strict=True))
+    score = _score(features, inputs.tune, config)
+    return Trained(features, score, tuple(found), weights, asked, {"student": history}, {})
 
 
 def check_students(teachers: tuple[str, ...], student: str) -> None:

@@ -16,13 +16,14 @@ import torch
 from mtkd_edge import __version__, bundle, dataset, threshold
 from mtkd_edge.bundle import Manifest, TeacherInfo, write_file
 from mtkd_edge.dataset import Dataset
-from mtkd_edge.errors import BundleError, UsageError
+from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import export, map_method, paper_method, plots, teachers
 from mtkd_edge.lab.config import TrainConfig
-from mtkd_edge.lab.map_method import Frames, Inputs, Trained
+from mtkd_edge.lab.map_method import Frames, Inputs, Teaching, Trained
 from mtkd_edge.lab.photos import load_frames
 from mtkd_edge.lab.teachers import Teacher
+from mtkd_edge.listing import photos_under
 from mtkd_edge.progress import Progress, silent
 from mtkd_edge.score import oracle
 from mtkd_edge.synthetic import paste_defect
@@ -41,22 +42,23 @@ def train(config: TrainConfig, progress: Progress = silent) -> Path:
     began = time.monotonic()
     run = Path(config.out)
     _claim(run, config)
-    listing = dataset.scan(Path(config.data), progress)
+    listing = dataset.scan(Path(config.data), progress, part=config.part)
     write_file(run / DATA, dataset.encode(listing))
     frame = frame_spec(config, listing)
     sides = [
         load_frames(listing.side(side), frame, progress, "reading photos") for side in ("train", "tune", "held-out")
     ]
     device = torch.device(pick_device(config.device))
-    found: list[Teacher] = []
-    trained = _method(config, Inputs(sides[0], sides[1]), found, device, run / "checkpoint", progress)
+    generic = generic_frames(Path(config.generic), frame, progress) if config.generic else None
+    trained = _method(config, Inputs(sides[0], sides[1], generic), device, run / "checkpoint", progress)
     held_out = sides[2]
-    manifest, limit = _bundle(run, config, listing, frame, trained, found, held_out)
-    plots.save(run / "plots", trained.histories, [teacher.name for teacher in found])
+    manifest, limit = _bundle(run, config, listing, frame, trained, held_out)
+    plots.save(run / "plots", trained.histories, list(trained.asked))
     metrics = {
         "photos": {side: len(frames) for side, frames in zip(("train", "tune", "held_out"), sides, strict=True)},
         "problems": len(listing.problems),
-        "importance": {t.name: list(t.importance) for t in manifest.teachers},
+        "importance": {name: list(shares) for name, shares in trained.asked.items()},
+        "at_the_edge": [teacher.name for teacher in manifest.teachers],
         "synthetic_auroc": trained.choices,
         "chosen": trained.chosen,
         "level_weights": {level.name: level.weight for level in trained.score.levels},
@@ -69,18 +71,30 @@ def train(config: TrainConfig, progress: Progress = silent) -> Path:
     return run
 
 
-def _method(
-    config: TrainConfig, inputs: Inputs, found: list[Teacher], device: torch.device, folder: Path, progress: Progress
-) -> Trained:
+def _method(config: TrainConfig, inputs: Inputs, device: torch.device, folder: Path, progress: Progress) -> Trained:
     if config.method == "paper":
-        return paper_method.train(inputs, config, found, device, folder, progress)
+        return paper_method.train(inputs, config, device, folder, progress)
+    found: list[Teacher] = []
     for i, name in enumerate(names := config.teacher_names()):
         found.append(teachers.load(name))
         progress("loading teachers", i + 1, len(names))
     steps = map_method.STEPS if config.epochs is None else config.epochs * -(-len(inputs.train) // config.batch)
+    teaching = Teaching(config.weights == "equal", config.prune, config.merge)
     return map_method.train(
-        inputs, found, config.student, steps, config.batch, config.seed, device, folder, progress
-    )  # fmt: skip
+        inputs, found, config.student, steps, config.batch, config.seed, device, folder, progress, teaching
+    )
+
+
+def generic_frames(folder: Path, frame: FrameSpec, progress: Progress) -> Frames:
+    """All pictures under a folder, as frames. Raises DataError for none, and for one that cannot be used."""
+    names, problems = photos_under(folder, "")
+    if problems:
+        raise DataError(f"{folder}: {problems[0].path}: {problems[0].what}", "--generic takes a folder of pictures")
+    if not names:
+        raise DataError(f"{folder} holds no pictures", "--generic takes a folder of pictures")
+    # the white of the good parts says nothing about other pictures
+    plain = msgspec.structs.replace(frame, white=65535)
+    return load_frames([folder / name for name in names], plain, progress, "reading generic pictures")
 
 
 def frame_spec(config: TrainConfig, listing: Dataset) -> FrameSpec:
@@ -121,8 +135,7 @@ def _claim(run: Path, config: TrainConfig) -> None:
 
 
 def _bundle(
-    run: Path, config: TrainConfig, listing: Dataset, frame: FrameSpec, trained: Trained, found: list[Teacher],
-    held_out: Frames,
+    run: Path, config: TrainConfig, listing: Dataset, frame: FrameSpec, trained: Trained, held_out: Frames,
 ) -> tuple[Manifest, threshold.Threshold]:  # fmt: skip
     folder = run / "bundle"
     folder.mkdir(exist_ok=True)
@@ -138,7 +151,7 @@ def _bundle(
         seed=config.seed,
         frame=frame,
         score=trained.score,
-        teachers=tuple(_info(t, w) for t, w in zip(found, trained.importance, strict=True)),
+        teachers=tuple(_info(t, w) for t, w in zip(trained.teachers, trained.importance, strict=True)),
         student=config.student,
         photos=sum(photo.side == "train" for photo in listing.photos),
         held_out=len(held_out),

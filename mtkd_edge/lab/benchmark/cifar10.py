@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mtkd_edge import frames
+from mtkd_edge import frames, npz
 from mtkd_edge.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -90,8 +90,8 @@ class _Arrays(pickle.Unpickler):
 
 
 def _compact(path: Path) -> Part:
-    with np.load(path, allow_pickle=False) as held:
-        data, offsets, labels = held["jpeg"], held["offsets"], held["labels"]
+    held = npz.read(path)
+    data, offsets, labels = held["jpeg"], held["offsets"], held["labels"]
     photos = [frames.decode(data[a:b].tobytes(), str(path)) for a, b in pairwise(offsets)]
     return Part(np.asarray(photos, np.uint8), labels.astype(np.uint8))
 

@@ -57,6 +57,7 @@ def config(job: Job, photos: Path, model: Path) -> TrainConfig:
         data=str(photos),
         out=str(model),
         teachers=job.variant.teachers,
+        weights=job.variant.weights,
         student=settings.student,
         size=settings.size,
         epochs=settings.epochs,

@@ -111,13 +111,11 @@ def complete(suite: SuiteName, root: str, given: dict[str, Any]) -> Settings:
 
 
 def variants(settings: Settings, ablate: Ablate | None) -> tuple[Variant, ...]:
-    """The rows: the method as it is, and what the ablation takes away. Raises UsageError for one that `map` lacks."""
+    """The rows: the method as it is, and what the ablation takes away."""
     whole = Variant("all", settings.teachers)
     if ablate is None:
         return (whole,)
     if ablate == "weights":
-        if settings.method == "map":
-            raise UsageError("map has no switch for equal weights", "--method paper, or --ablate teachers")
         return whole, Variant("equal", settings.teachers, "equal")
     alone = tuple(Variant(f"only-{short_name(name)}", (name,)) for name in settings.teachers)
     nobody = (Variant("none", (NO_TEACHER,)),) if settings.method == "paper" else ()
