@@ -200,9 +200,9 @@ def test_a_graph_of_another_model_cannot_pass(source, target, tmp_path):
         make(source, tmp_path / "engine", target, tmp_path / "other" / bundle.FEATURES)
 
 
-def test_a_graph_that_is_damaged_is_the_backends_error(source, target, tmp_path):
+def test_a_graph_that_is_damaged_is_named_and_leaves_nothing(source, target, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"broken")
-    with pytest.raises(BackendError):
+    with pytest.raises(BundleError, match="is no ONNX graph"):
         make(source, tmp_path / "engine", target, tmp_path / "broken.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["broken.onnx"]
 

@@ -28,7 +28,7 @@ class Net:
         for name in ("w1", "w2"):
             self.values |= {
                 name: rng.standard_normal((4, 4, 3, 3)).astype("f4"),
-                f"{name}_s": np.full(4, 0.01, "f4"),
+                f"{name}_s": np.full(4, 0.06, "f4"),
                 f"{name}_z": np.zeros(4, np.int8),
             }
             self.pair(name, f"{name}_s", f"{name}_z", axis=0)
@@ -109,6 +109,10 @@ def split_relu(net: Net) -> None:
     net.node("relu").input[0] = "conv1_d"
 
 
+def fine_weights(net: Net) -> None:
+    net.values["w1_s"] = np.full(4, 0.02, "f4")
+
+
 def both_sides_of_add(net: Net) -> None:
     at = net.nodes.index(net.node("add"))
     net.nodes[at:at] = [
@@ -143,6 +147,7 @@ FAULTS: list[tuple[Change, str]] = [
     (lambda net: net.retype("x", s=np.float32("nan")), "x_q: scale nan is not positive and finite"),
     (per_channel_activation, "x_q: 4 scales on the activation 'x'; wanted one"),
     (weight_axis, "conv1: weight scales along axis 1; wanted 0"),
+    (fine_weights, "conv1: two weights add up to 169, which overflows 16 bits without VNNI; wanted 128"),
     (quantised_bias, "b_d: dequantises int32; wanted int8, and biases left in floating point"),
     (unfolded_norm, "bn: not folded into conv1; run onnxsim before quantising"),
     (split_relu, "relu: Q/DQ between conv1 and its Relu"),

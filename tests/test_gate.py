@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -80,8 +82,8 @@ def test_scores_that_are_all_the_same_are_refused():
 
 def test_nan_figures_are_refused():
     """A comparison with NaN is false; the gate must not read that as a pass."""
-    bad = dict.fromkeys(("spearman", "auroc_drop", "flips"), float("nan")) | {"frames": 100.0}
-    assert len(gate.faults(bad, Limits())) == 3
+    bad = dict.fromkeys(("spearman", "auroc_drop", "flips", "flips_expected"), float("nan")) | {"frames": 100.0}
+    assert len(gate.faults(bad, Limits())) == 4
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -92,14 +94,32 @@ def test_a_score_that_is_not_finite_stops_the_build(value):
         refit(Worse(value=value), GOOD, 0.05)
 
 
-def test_one_flipped_verdict_is_no_evidence_two_are():
-    base = {"spearman": 1.0, "auroc_drop": 0.0, "frames": 100.0}
-    assert gate.faults(base | {"flips": 0.01}, Limits(flips=0.005)) == []
-    assert gate.faults(base | {"flips": 0.02}, Limits(flips=0.005)) == ["flipped verdicts 2.00%, wanted <= 1.00%"]
+def test_the_expected_flips_are_limited_and_the_count_must_not_contradict_them():
+    base = {"spearman": 1.0, "auroc_drop": 0.0, "frames": 315.0}
+    assert gate.faults(base | {"flips": 4 / 315, "flips_expected": 0.005}, Limits()) == []
+    assert gate.faults(base | {"flips": 0.0, "flips_expected": 0.0051}, Limits()) == [
+        "flipped verdicts 0.51%, wanted <= 0.50%"
+    ]
+    assert gate.faults(base | {"flips": 5 / 315, "flips_expected": 0.001}, Limits()) == [
+        "flips counted 5 of 315, wanted <= 4 of 315"
+    ]
+
+
+def test_an_engine_that_replaces_another_must_tell_defects_as_well():
+    found = {"spearman": 1.0, "auroc_drop": 0.0, "flips": 0.0, "flips_expected": 0.0, "frames": 100.0, "auroc": 0.99}
+    assert gate.faults(found | {"before_auroc": 0.99}, Limits()) == []
+    assert gate.faults(found | {"before_auroc": 0.9901}, Limits()) == [
+        "AUROC on pasted defects 0.9900, wanted >= 0.9901 as before"
+    ]
+    expected = gate.expect(FakeEngine(), GOOD)
+    before = gate.compare(FakeEngine(), expected, 0.05).figures
+    after = gate.compare(Worse(noise=1.0), dataclasses.replace(expected, before=before), 0.05).figures
+    assert after["before_auroc"] == before["auroc"] > after["auroc"]
+    assert "AUROC on pasted defects" in " ".join(gate.faults(after, Limits()))
 
 
 def test_limits_are_inclusive():
-    edge = {"spearman": 0.99, "auroc_drop": 0.002, "flips": 0.005, "frames": 1000.0}
+    edge = {"spearman": 0.99, "auroc_drop": 0.002, "flips": 0.005, "flips_expected": 0.005, "frames": 1000.0}
     assert gate.faults(edge, Limits()) == []
 
 
@@ -126,10 +146,10 @@ def test_the_reference_runs_once_for_any_number_of_engines():
 
 
 def test_every_limit_is_ruled_on_and_broken_ones_alone_are_faults():
-    found = {"spearman": 0.5, "auroc_drop": 0.0, "flips": 0.0, "frames": 100.0}
+    found = {"spearman": 0.5, "auroc_drop": 0.0, "flips": 0.0, "flips_expected": 0.0, "frames": 100.0}
     ruled = gate.rulings(found, Limits())
     assert [(r.name, r.kept) for r in ruled] == [
-        ("rank correlation", False), ("AUROC drop", True), ("flipped verdicts", True),
+        ("rank correlation", False), ("AUROC drop", True), ("flipped verdicts", True), ("flips counted", True),
     ]  # fmt: skip
     assert gate.faults(found, Limits()) == ["rank correlation 0.5000, wanted >= 0.99"]
 

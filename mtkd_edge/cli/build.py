@@ -29,8 +29,14 @@ TargetName = Annotated[
 Evidence = Annotated[
     Path, typer.Option(metavar="DIR", help="Where INT8 ranges are kept, and taken from where they fit.")
 ]
+Finetune = Annotated[
+    bool, typer.Option("--finetune", help="With --int8: teach the student what rounding does; kept if it is as good.")
+]
 Explain = Annotated[bool, typer.Option("--explain", help="Print what a frame costs, part by part, and build nothing.")]
 Out = Annotated[Path | None, typer.Option(metavar="ENGINE", help="[default: engines/<name>-<target>]")]
+
+NOTES = {"layers": "", "finetune": "fine-tune: "}
+"""What the manifest says of how the graph was made, and what goes before it on the console."""
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +54,7 @@ def build_engine(
     calibration: Evidence = Path("calibration"),
     out: Out = None,
     false_alarms: FalseAlarms = None,
+    finetune: Finetune = False,
     explain: Explain = False,
     json: Json = False,
 ) -> None:
@@ -62,6 +69,7 @@ def build_engine(
     Examples:
       mtkd-edge build-engine --int8                     the newest run, for this machine
       mtkd-edge build-engine runs/bottle --int8 --target rtx
+      mtkd-edge build-engine runs/bottle --int8 --finetune
       mtkd-edge build-engine runs/bottle --fp32 --out engines/reference
       mtkd-edge build-engine runs/bottle --explain      operations and bytes; takes an engine too
     """
@@ -83,8 +91,16 @@ def build_engine(
     with needs("train", "quantising to INT8"), progress.shown() as listener:
         from mtkd_edge.lab.build_run import build
 
-        manifest = build(folder, source, where, recipe, asked or recipe.precision, calibration, false_alarms, listener)
-    found = bundle.load_threshold(where)
+        form = asked or recipe.precision
+        build(folder, source, where, recipe, form, calibration, false_alarms, listener, finetune)
+    report(where, recipe.gate, as_json=json)
+
+
+def report(where: Path, limits: Limits, *, as_json: bool) -> None:
+    """What was built, and what to type next."""
+    from mtkd_edge import bundle
+
+    manifest, found = bundle.load_engine(where), bundle.load_threshold(where)
     value = {
         "engine": str(where),
         "target": manifest.target,
@@ -93,11 +109,12 @@ def build_engine(
         "threshold": found,
         "gate": manifest.gate,
         "layers": manifest.built.get("layers", ""),
+        "finetune": manifest.built.get("finetune", ""),
         "calibration": manifest.calibration,
     }
-    layers = f"{manifest.built['layers']}\n" if "layers" in manifest.built else ""
-    text = f"{figures(manifest, recipe.gate)}\n{layers}threshold {found.describe()}\n{where} is ready"
-    console.emit(value, text, as_json=json)
+    said = "".join(f"{start}{manifest.built[k]}\n" for k, start in NOTES.items() if k in manifest.built)
+    text = f"{figures(manifest, limits)}\n{said}threshold {found.describe()}\n{where} is ready"
+    console.emit(value, text, as_json=as_json)
     console.note(f"next: mtkd-edge watch SOURCE --engine {where}")
 
 
@@ -118,6 +135,9 @@ def figures(manifest: EngineManifest, limits: Limits) -> str:
     rows = [("", "found", "limit", "")]
     rows += [(r.name, r.found, r.limit, "kept" if r.kept else "broken") for r in gate.rulings(found, limits)]
     rows += [("AUROC", f"{found['auroc']:.4f} (fp32 {found['auroc_fp32']:.4f})", "", "")]
+    if "before_auroc" in found:
+        before = {k.removeprefix("before_"): v for k, v in found.items() if k.startswith("before_")}
+        rows += [(f"before: {r.name}", r.found, r.limit, "") for r in gate.rulings(found | before, limits)[:4]]
     rows += [(k.replace("_", " "), f"{v:.4f}", "", "") for k, v in found.items() if "error" in k]
     what = f"{found['frames']:.0f} held-out good parts and copies of them with pasted defects"
     return f"gate: {manifest.precision} against fp32 on {what}\n{console.table(rows)}"

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
 
-from mtkd_edge import __version__, bundle, threshold
+from mtkd_edge import __version__, bundle, onnx_data, threshold
 from mtkd_edge.bundle import ENGINE, FEATURES, GOLDEN, HEAD, EngineManifest, Manifest
 from mtkd_edge.device import gate
 from mtkd_edge.device.engine import Engine
@@ -42,14 +43,14 @@ def build_engine(
     calibration: str = "",
     progress: Progress = silent,
     keep_failed: bool = False,
-    layers: str = "",
+    notes: Mapping[str, str] = MappingProxyType({}),
     evidence: Evidence | None = None,
 ) -> EngineManifest:
     """Write the engine folder `out` from the bundle folder `source` and return its manifest.
 
     `graph`: the quantised or half-precision features.onnx; None means the bundle's own. `expected`: from `expect`, for
     gate and threshold. An engine folder at `out` is replaced, anything else there is a UsageError.
-    `layers` says, for people, how much of the graph is quantised; the manifest keeps it.
+    `notes` say, for people, how the graph was made; the manifest keeps them under `built`.
     `keep_failed` leaves what did not pass the gate in `<out>-failed`, without a manifest, so that nothing loads it.
     Raises GateError with the gate's figures, BackendError, BundleError.
     """
@@ -60,8 +61,10 @@ def build_engine(
         work.mkdir(parents=True)
         for name, origin in ((FEATURES, graph or source / FEATURES), (HEAD, source / HEAD), (GOLDEN, source / GOLDEN)):
             shutil.copyfile(origin, work / name)
+        for name in (FEATURES, HEAD):
+            onnx_data.demand(work / name)
         progress("compile", 0, 1, target.name)
-        built = compile_plans(work, target, precision) | ({"layers": layers} if layers else {})
+        built = compile_plans(work, target, precision) | dict(notes)
         built |= compile_kernel(work, target, model)
         manifest = draft(model, target, precision, calibration, built)
         progress("compile", 1, 1, target.name)

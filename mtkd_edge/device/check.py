@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mtkd_edge import npz
 from mtkd_edge.bundle import GOLDEN, load_engine
 from mtkd_edge.device.engine import Engine
-from mtkd_edge.errors import BundleError, GateError
+from mtkd_edge.errors import BundleError, DataError, GateError
 
 BOUNDS = {"fp32": (1e-3, 5e-3), "fp16": (0.02, 0.05), "int8": (0.25, 0.30)}
 """Largest deviation of a feature, and of map and score, by precision."""
@@ -83,10 +84,9 @@ def compare(
 def read_golden(path: Path) -> dict[str, NDArray[np.generic]]:
     """golden.npz, never a pickle. Raises BundleError for a file that is not one."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays.items())
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read: {error}", "copy the whole folder again") from error
+        return npz.read(path)
+    except DataError as error:
+        raise BundleError(error.message, "copy the whole folder again") from error
 
 
 def _largest(found: NDArray[np.generic], wanted: NDArray[np.float64], size: float, norm: bool = False) -> float:

@@ -94,12 +94,13 @@ def evaluate(
         else:
             invalid.append(result)
         progress("evaluate", done, len(dataset.test))
-    return _figures(engine.name, threshold.score, dataset, manifest.frame, seen, invalid)
+    return figures(engine.name, threshold.score, dataset, manifest.frame, seen, invalid)
 
 
-def _figures(
+def figures(
     engine: str, level: float, dataset: Dataset, spec: FrameSpec, seen: Sequence[Seen], invalid: Sequence[Problem]
 ) -> Evaluation:
+    """What these scores and maps are worth, whoever made them; `level` is the threshold of the rates."""
     kinds, scores = [one.photo.kind for one in seen], [one.score for one in seen]
     defective = np.array([kind != GOOD for kind in kinds], np.bool_)
     usable = [one for one in seen if one.photo.kind == GOOD or _has_defect(dataset, one.photo)]

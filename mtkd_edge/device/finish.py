@@ -10,6 +10,7 @@ from mtkd_edge.device.judge import judge
 from mtkd_edge.device.ledger import Ledger
 from mtkd_edge.device.scoring import Scored
 from mtkd_edge.device.sinks import Guard
+from mtkd_edge.device.sources.base import Captured
 from mtkd_edge.device.summary import Tally
 from mtkd_edge.device.task import Task
 from mtkd_edge.frames import FrameSpec
@@ -27,9 +28,10 @@ class Finisher:
         ledger: Ledger,
         guards: Sequence[Guard],
         focus: Mapping[str, Callable[[Scored], Scored]],
+        done: Callable[[Captured], None],
     ) -> None:
         self._threshold, self._spec, self._most, self._focus = threshold, spec, most, focus
-        self._ledger, self._guards = ledger, guards
+        self._ledger, self._guards, self._done = ledger, guards, done
         self.tally = Tally()
         # one batch is judged, one waits, one is in the engine; more would only make live verdicts older
         self._room: queue.Queue[list[Scored]] = queue.Queue(1)
@@ -69,6 +71,7 @@ class Finisher:
         self.tally.add(verdict, captured.monotonic)
         for guard in self._guards:
             guard(verdict, captured.photo, scored.values)
+        self._done(captured)
 
     def _raise(self) -> None:
         if self._task.error is not None:

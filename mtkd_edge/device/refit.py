@@ -60,13 +60,24 @@ def refit_beside(scores: Values, peaks: Values, good: int, false_alarms: float, 
 
 def carry(level: float, reference: Values, own: Values, otherwise: float) -> float:
     """The engine's score where the reference's is `level`; `otherwise` where its scores do not rise with them."""
-    distances = np.abs(reference - level)
-    near = np.argsort(distances, kind="stable")[: max(FEWEST, round(NEAREST * len(distances)))]
+    found = line(level, reference, own)
+    return otherwise if found is None else found[0] * level + found[1]
+
+
+def line(level: float, reference: Values, own: Values) -> tuple[float, float] | None:
+    """own = slope * reference + offset through the frames nearest to `level`; None where `own` does not rise."""
+    near = nearest(level, reference)
     x, y = reference[near], own[near]
     if x.std() == 0:
-        return otherwise
+        return None
     slope = float(((x - x.mean()) * (y - y.mean())).mean() / x.var())
-    return float(y.mean()) + slope * (level - float(x.mean())) if slope > 0 else otherwise
+    return (slope, float(y.mean()) - slope * float(x.mean())) if slope > 0 else None
+
+
+def nearest(level: float, reference: Values) -> NDArray[np.intp]:
+    """Indices of the frames whose reference score lies nearest to `level`: a quarter of them, sixteen at least."""
+    distances = np.abs(reference - level)
+    return np.argsort(distances, kind="stable")[: max(FEWEST, round(NEAREST * len(distances)))]
 
 
 def measure(engine: Engine, frames: Sequence[Frame], progress: Progress = silent) -> tuple[Values, Values]:

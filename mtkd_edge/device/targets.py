@@ -44,13 +44,15 @@ class TensorrtRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What TensorRT's builder is told. `workspace_mib` bounds the scratch memory of any one tactic.
 
     `optimization_level` 0 builds fastest, 5 searches longest. `version_compatible` plans run on later TensorRT
-    versions, `hardware_compatible` ones on other GPUs of the same or a later generation; both cost speed.
+    versions, `hardware_compatible` ones on other GPUs of the same or a later generation; both cost speed. `cuda_graph`
+    is of the run and not of the plan: a batch is launched as one graph, where that works.
     """
 
     workspace_mib: int = 1024
     optimization_level: int = 3
     version_compatible: bool = False
     hardware_compatible: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         if self.workspace_mib < 16:

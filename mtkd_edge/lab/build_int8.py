@@ -7,7 +7,10 @@ try gets through the gate ends with the gate's error: an engine that is not prov
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx
 
@@ -22,41 +25,69 @@ from mtkd_edge.lab.lift import Lift, lifts, work_of
 from mtkd_edge.lab.quantise import quantise
 from mtkd_edge.progress import Progress
 
+NONE: Mapping[str, str] = MappingProxyType({})
 
-def build_int8(
-    source: Path,
-    out: Path,
-    target: Target,
-    expected: Expected,
-    false_alarms: float,
-    found: Calibration,
-    calibration: str,
-    progress: Progress,
-) -> EngineManifest:
-    """The engine folder `out` from the bundle `source`. `found`: its ranges and sensitivity, kept at `calibration`.
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, and the same for every try: the engine folder `out` for `target`, with what the gate needs."""
+
+    out: Path
+    target: Target
+    expected: Expected
+    false_alarms: float
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is quantised: a bundle's folder, the ranges and sensitivity of its graph, and where these are kept."""
+
+    bundle: Path
+    found: Calibration
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Passed:
+    """An engine that was written, and what it has in floating point."""
+
+    manifest: EngineManifest
+    lift: Lift
+
+
+def build_int8(source: Source, request: Request) -> Passed:
+    """The engine folder of the lightest try that the gate takes.
 
     Raises GateError where no try passes, and what `device.build.build_engine` and the quantiser raise.
     """
-    work = work_of(onnx.load(source / FEATURES))
-    tries = lifts(found.sensitivity, work)
+    tries = lifts(source.found.sensitivity, work_of(onnx.load(source.bundle / FEATURES)))
+    for number, lift in enumerate(tries, start=1):
+        last = number == len(tries)
+        try:
+            return Passed(attempt(source, request, lift), lift)
+        except GateError as error:
+            if last:
+                raise refused(error, lift, source.found) from error
+            request.progress("lifting sensitive layers to floating point", number, len(tries) - 1)
+    raise AssertionError("the last try returns or raises")
+
+
+def attempt(source: Source, request: Request, lift: Lift, notes: Mapping[str, str] = NONE) -> EngineManifest:
+    """One try: these layers lifted, the rest in INT8. `notes` go into the manifest. Raises as `build_int8` does."""
+    work = work_of(onnx.load(source.bundle / FEATURES))
+    said = {"layers": describe(lift, len(source.found.sensitivity)), **notes}
+
+    def prove(folder: Path, compared: Comparison) -> None:
+        evidence.write(folder, compared, source.found.sensitivity, work, lift.layers)
+
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, FEATURES)
-        for number, lift in enumerate(tries, start=1):
-            quantise(source / FEATURES, graph, found, exclude=lift.layers)
-
-            def prove(folder: Path, compared: Comparison, lift: Lift = lift) -> None:
-                evidence.write(folder, compared, found.sensitivity, work, lift.layers)
-
-            try:
-                return build_engine(
-                    source, out, target, "int8", graph, expected, false_alarms, calibration, progress,
-                    layers=describe(lift, len(found.sensitivity)), evidence=prove,
-                )  # fmt: skip
-            except GateError as error:
-                if number == len(tries):
-                    raise refused(error, lift, found) from error
-                progress("lifting sensitive layers to floating point", number, len(tries) - 1)
-    raise AssertionError("the last try returns or raises")
+        quantise(source.bundle / FEATURES, graph, source.found, exclude=lift.layers)
+        return build_engine(
+            source.bundle, request.out, request.target, "int8", graph, request.expected, request.false_alarms,
+            source.evidence, request.progress, notes=said, evidence=prove,
+        )  # fmt: skip
 
 
 def describe(lift: Lift, layers: int) -> str:

@@ -26,12 +26,15 @@ from mtkd_edge.progress import Progress, silent
 from mtkd_edge.synthetic import paste_defect
 
 if TYPE_CHECKING:
+    from mtkd_edge.lab.build_tuned import Photos
     from mtkd_edge.lab.calibrate import Calibration
 
 SENSED = 2
 """Two photos and two with a defect rank the layers as others do: correlation of the ranks 0.985 on bottle."""
 CALIBRATION_PHOTOS = 64
 """More change the extremes of the ranges no further; they are taken evenly from the photos trained on."""
+LEARNED_FROM = 128
+"""Photos of a fine-tune, each with a copy with a pasted defect: three hundred steps see each frame about ten times."""
 
 
 def build(
@@ -43,22 +46,31 @@ def build(
     evidence: Path,
     false_alarms: float | None,
     progress: Progress = silent,
+    finetune: bool = False,
 ) -> EngineManifest:
     """Build the engine folder `out` for `target` from the bundle `source` of `run`.
 
-    `evidence`: the folder of calibrations. `false_alarms` None means the rate the run was trained for. Raises DataError
-    where the run's photos are gone, and what `device.build.build_engine` and the quantiser raise.
+    `evidence`: the folder of calibrations. `false_alarms` None means the rate the run was trained for. `finetune`: an
+    INT8 engine's student learns what rounding does (`build_tuned.py`). Raises DataError where the run's photos are
+    gone, UsageError for a fine-tune of anything but INT8, and what `device.build.build_engine` and the quantiser raise.
     """
+    if finetune and precision != "int8":
+        raise UsageError(f"--finetune teaches the student what INT8 does, and this is {precision}", "--int8 --finetune")
     model = bundle.load_bundle(source)
     rate = bundle.load_threshold(source).false_alarms if false_alarms is None else false_alarms
     listing = photos_of(run)
     held_out = load_frames(listing.side("held-out"), model.frame, progress, "reading photos")
     expected = expect(source, list(held_out), progress)
     if precision == "int8":
-        from mtkd_edge.lab.build_int8 import build_int8
+        from mtkd_edge.lab.build_int8 import Request, Source, build_int8
 
-        found, path = ranges(source, model, listing, evidence, progress)
-        return build_int8(source, out, target, expected, rate, found, path, progress)
+        measured = Source(source, *ranges(source, model, listing, evidence, progress))
+        request = Request(out, target, expected, rate, progress)
+        if finetune:
+            from mtkd_edge.lab.build_tuned import build_tuned
+
+            return build_tuned(measured, request, to_learn_from(model, listing, progress), evidence)
+        return build_int8(measured, request).manifest
     if precision == "fp32" or target.backend == "openvino":
         return build_engine(source, out, target, precision, None, expected, rate, progress=progress)
     from mtkd_edge.lab.half import halve
@@ -88,10 +100,7 @@ def ranges(
     path = evidence / f"{model.name}.json"
     found = kept(path, source / FEATURES)
     if found is None:
-        photos = [photo for photo in listing.photos if photo.side == "train"]
-        photos = photos[:: -(-len(photos) // CALIBRATION_PHOTOS)]
-        shown = load_frames([Path(listing.root, p.path) for p in photos], model.frame, progress, "reading photos")
-        hashes = {photo.path: photo.sha256 for photo in photos}
+        shown, hashes = trained_on(CALIBRATION_PHOTOS, model, listing, progress)
         others = unseen(model, listing, progress)
         found = calibrate.calibrate(source / FEATURES, shown, hashes, judge=judge(source, others), progress=progress)
     if not found.sensitivity:
@@ -100,6 +109,24 @@ def ranges(
         found = msgspec.structs.replace(found, sensitivity=sensed)
         calibrate.save(evidence, model.name, found)
     return found, path.as_posix()
+
+
+def trained_on(
+    most: int, model: Manifest, listing: Dataset, progress: Progress
+) -> tuple[NDArray[np.uint8], dict[str, str]]:
+    """At most so many of the photos trained on, taken evenly: their frames, and path -> sha256."""
+    photos = [photo for photo in listing.photos if photo.side == "train"]
+    photos = photos[:: -(-len(photos) // most)]
+    shown = load_frames([Path(listing.root, p.path) for p in photos], model.frame, progress, "reading photos")
+    return shown, {photo.path: photo.sha256 for photo in photos}
+
+
+def to_learn_from(model: Manifest, listing: Dataset, progress: Progress) -> Photos:
+    """What a fine-tune may see."""
+    from mtkd_edge.lab.build_tuned import Photos
+
+    tune = load_frames(listing.side("tune"), model.frame, progress, "reading photos")
+    return Photos(*trained_on(LEARNED_FROM, model, listing, progress), tune, unseen(model, listing, progress))
 
 
 def unseen(model: Manifest, listing: Dataset, progress: Progress) -> NDArray[np.uint8]:

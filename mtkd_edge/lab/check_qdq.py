@@ -18,6 +18,8 @@ from mtkd_edge.lab.placement import WEIGHTED, Wiring
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 ACTIVATIONS = frozenset({"Clip", "LeakyRelu", "Relu"})
+HALF = 128
+"""255 times this is the most that fits into 16 bits with a sign."""
 
 
 class View:
@@ -111,6 +113,22 @@ def weight_axes(view: View) -> Iterator[str]:
             yield f"{node.name}: weight scales along axis {axis}; wanted {wanted}"
 
 
+def pair_sums(view: View) -> Iterator[str]:
+    """Two weights of one sign that are multiplied together add up to 128 at most (`qdq.weight_scales` says why)."""
+    for node in view.nodes("Conv"):
+        weight, scale = view.values.get(view.source(node.input[1])), None
+        if weight is not None and view.quantised(node.input[1]):
+            scale = view.values.get(view.wiring.maker[node.input[1]].input[1])
+        if weight is None or scale is None or not (scale > 0).all() or scale.size not in (1, len(weight)):
+            continue  # a float layer, or another rule's matter
+        whole = np.clip(np.rint(weight / scale.reshape(-1, 1, 1, 1)), -128, 127)
+        sums = [np.maximum(sign * whole, 0) for sign in (1, -1)]
+        widest = max(float((s[:, :-1:2] + s[:, 1::2]).max(initial=0)) for s in sums)
+        if widest > HALF:
+            what = f"two weights add up to {widest:.0f}, which overflows 16 bits without VNNI"
+            yield f"{node.name}: {what}; wanted {HALF}"
+
+
 def integer_inputs(view: View) -> Iterator[str]:
     """No INT32 or uint8 constant goes through DequantizeLinear: quantised biases are a parser error."""
     for node in view.nodes(DEQUANTISE):
@@ -183,6 +201,7 @@ RULES: tuple[Callable[[View], Iterator[str]], ...] = (
     scales,
     activation_scales,
     weight_axes,
+    pair_sums,
     integer_inputs,
     batch_norms,
     fused_activations,
