@@ -13,6 +13,7 @@ import numpy as np
 from gpu_cases import CASES, DEFAULT, ODD, features
 from gpu_runners import Compile, Runner, loaded
 
+from mtkd_edge.device.engine import Bounds
 from mtkd_edge.device.engines import _cuda
 from mtkd_edge.device.kernel.launcher import Kernel
 from mtkd_edge.device.kernel.layout import FeatureType, layout
@@ -27,6 +28,10 @@ Check = Callable[[], str]
 
 class CheckError(Exception):
     """A check that does not hold."""
+
+
+class NotHereError(Exception):
+    """A check that this machine has not what it needs for."""
 
 
 def demand(holds: bool, complaint: str) -> None:
@@ -81,14 +86,18 @@ def verdicts(runner: Runner) -> str:
         for bad in (np.nan, np.inf, -np.inf):
             student, reference = features(ODD, 3, 3)
             student[number][1, -1, -1, -1] = bad
-            bits = runner.run(found, student, reference, threshold=-1e9).verdicts.tolist()
+            bits = runner.run(found, student, reference, bounds=Bounds(-1e9, np.inf)).verdicts.tolist()
             demand(bits == [1, 2, 1], f"{bad} in level {number} gives verdict bits {bits}")
     given = features(ODD, 1, 4)
     score = float(runner.run(found, *given).scores[0])
     below = float(np.nextafter(score, -np.inf))
-    bits = [int(runner.run(found, *given, threshold=at).verdicts[0]) for at in (score, below)]
+    bits = [int(runner.run(found, *given, bounds=Bounds(at, np.inf)).verdicts[0]) for at in (score, below)]
     demand(bits == [0, 1], f"at the threshold and just above it the bits are {bits}")
-    return f"{3 * len(ODD.levels)} bad features, and a threshold 1 ulp of double precision away"
+    peak = float(runner.run(found, *given).maps[0].max())
+    tops = peak, float(np.nextafter(peak, -np.inf))
+    bits = [int(runner.run(found, *given, bounds=Bounds(np.inf, at)).verdicts[0]) for at in tops]
+    demand(bits == [0, 4], f"at the map threshold and just above it the bits are {bits}")
+    return f"{3 * len(ODD.levels)} bad features, and two thresholds 1 ulp of double precision away"
 
 
 def wrong_digest(device: _cuda.Device, compile_kernel: Compile) -> str:

@@ -1,6 +1,7 @@
 """Everything that is to be known of the scoring kernel on a GPU, in one run: exactness, races, contexts, speed.
 
     python scripts/gpu_report.py --out measured/kernel          on a machine with a GPU, pycuda, and nvcc or NVRTC
+    python scripts/gpu_report.py --engine engines/bottle-h100 --out measured/kernel          its engine, not a stand-in
     python scripts/gpu_report.py --host --out measured/kernel   without one: the host build, and what compilers say
 
 Writes report.json and report.md, prints the Markdown, and ends with 1 where a check fails. What could not run is in the
@@ -17,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gpu_checks
 import gpu_frame
+import gpu_pipeline
 import gpu_rivals
 import gpu_speed
 from gpu_cases import CASES, DEFAULT, PAPER
@@ -33,6 +36,7 @@ from mtkd_edge.device.kernel.layout import Layout, layout
 from mtkd_edge.errors import MtkdError
 
 ARCHES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_110")
+PIPELINE = "two batches", "CUDA graph"
 Report = dict[str, Any]
 
 
@@ -40,6 +44,8 @@ def run_check(check: gpu_checks.Check) -> dict[str, str]:
     """What a check found, or what is wrong; one that fails does not keep the others from running."""
     try:
         return {"state": "ok", "found": check()}
+    except gpu_checks.NotHereError as error:
+        return skipped(str(error))
     except (gpu_checks.CheckError, MtkdError) as error:
         return {"state": "FAILED", "found": str(error)}
 
@@ -86,7 +92,7 @@ def clean_exit() -> dict[str, str]:
     return {"state": "ok" if done.returncode == 0 else "FAILED", "found": found}
 
 
-def on_gpu(device: _cuda.Device, gpu: _trt_driver.Gpu, folder: Path, only: str) -> Report:
+def on_gpu(device: _cuda.Device, gpu: _trt_driver.Gpu, folder: Path, only: str, engine: Path | None) -> Report:
     """All checks and measurements of a GPU."""
     found = compiler.find()
     if found is None:
@@ -103,7 +109,24 @@ def on_gpu(device: _cuda.Device, gpu: _trt_driver.Gpu, folder: Path, only: str) 
     report["checks"] |= {tool: sanitizer(tool) for tool in ("memcheck", "racecheck")}
     report["checks"]["clean exit"] = clean_exit()
     report["empty_launch"] = gpu_speed.empty_launch(device, found.compile(gpu_speed.EMPTY, arch))
-    return report | measured(device, compile_kernel)
+    return report | measured(device, compile_kernel) | pipelined(device, compile_kernel, engine, report["checks"])
+
+
+def pipelined(
+    device: _cuda.Device, compile_kernel: Compile, folder: Path | None, checks: dict[str, dict[str, str]], **given: Any
+) -> Report:
+    """The engine as it runs on a line, of `folder` or with the stand-in; its checks are added to `checks`."""
+    reason = "" if folder else gpu_rivals.missing()
+    if reason:
+        checks |= {name: skipped(reason) for name in PIPELINE}
+        return {"pipeline": skipped(reason)}
+    if folder:
+        opened, shape = gpu_pipeline.folder_engines(folder)
+    else:
+        opened, shape = gpu_pipeline.torch_engines(device, compile_kernel), (gpu_pipeline.SIDE, gpu_pipeline.SIDE, 3)
+    for name, check in zip(PIPELINE, (gpu_pipeline.two_batches, gpu_pipeline.graphs), strict=True):
+        checks[name] = run_check(partial(check, opened, shape))
+    return {"pipeline": gpu_pipeline.pipeline_rows(opened, shape, **given)}
 
 
 def measured(device: _cuda.Device, compile_kernel: Compile, **options: Any) -> Report:
@@ -135,11 +158,10 @@ def checked(runner: Runner, gpu: tuple[Any, Compile] | None, folder: Path, only:
 def on_host(folder: Path, only: str) -> Report:
     """What can be known without a GPU; the rest is listed with the reason."""
     report: Report = {"gpu": "none", "checks": checked(HostRunner(folder), None, folder, only)}
-    for name in ("digest", "failed launch", "threads", "leaks", "memcheck", "racecheck", "clean exit"):
+    for name in ("digest", "failed launch", "threads", "leaks", "memcheck", "racecheck", "clean exit", *PIPELINE):
         report["checks"][name] = skipped("no GPU")
-    return report | {
-        name: skipped("no GPU") for name in ("empty_launch", "default", "paper", "blocks", "rivals", "frame")
-    }
+    measurements = "empty_launch", "default", "paper", "blocks", "rivals", "frame", "pipeline"
+    return report | {name: skipped("no GPU") for name in measurements}
 
 
 def markdown(report: Report) -> str:
@@ -149,7 +171,8 @@ def markdown(report: Report) -> str:
     titles: dict[str, str] = {
         "empty_launch": "An empty launch", "default": "Default method", "paper": "Paper's method",
         "blocks": "Block sizes", "rivals": "The same score by others",
-        "frame": "A whole frame, a network in torch standing in", "resources": "What a thread takes",
+        "frame": "A whole frame, a network in torch standing in", "pipeline": "Two batches under way, and CUDA graphs",
+        "resources": "What a thread takes",
     }  # fmt: skip
     if "copy_gb_per_s" in report:
         lines += ["", f"Copy bandwidth {report['copy_gb_per_s']:.0f} GB/s, read and written counted."]
@@ -176,6 +199,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--host", action="store_true", help="the host build, no GPU")
     parser.add_argument("--only", default="", help="one check by its name, and no measurement")
+    parser.add_argument("--engine", type=Path, help="an engine folder built here, to run instead of torch")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +210,7 @@ def main() -> None:
                 gpu, device = _trt_driver.find(), _cuda.Device()
             except MtkdError as error:
                 sys.exit(f"error: {error}\n  without a GPU: --host")
-            report = on_gpu(device, gpu, Path(folder), given.only)
+            report = on_gpu(device, gpu, Path(folder), given.only, given.engine)
     report["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
     if not given.only:
         report["resources"] = resources() or skipped("no nvcc")

@@ -12,6 +12,7 @@ import numpy as np
 from gpu_cases import Arrays
 from numpy.typing import NDArray
 
+from mtkd_edge.device.engine import NO_BOUNDS, Bounds
 from mtkd_edge.device.engines import _cuda
 from mtkd_edge.device.kernel import host
 from mtkd_edge.device.kernel.launcher import Kernel, Outputs
@@ -39,7 +40,7 @@ class Runner(Protocol):
     name: str
 
     def run(
-        self, found: Layout, student: Arrays, reference: Arrays, *, threshold: float = np.inf, block: int = BLOCK
+        self, found: Layout, student: Arrays, reference: Arrays, *, bounds: Bounds = NO_BOUNDS, block: int = BLOCK
     ) -> Results:
         """student, reference: [N, C, h, w] of the layout's type, one a level. Raises BackendError."""
         ...
@@ -54,11 +55,14 @@ class HostRunner:
         self._folder, self._order = folder, order
 
     def run(
-        self, found: Layout, student: Arrays, reference: Arrays, *, threshold: float = np.inf, block: int = BLOCK
+        self, found: Layout, student: Arrays, reference: Arrays, *, bounds: Bounds = NO_BOUNDS, block: int = BLOCK
     ) -> Results:
         """As `Runner` says."""
         library = host.build(found, self._folder)
-        made = host.run(found, library, student, reference, threshold=threshold, block=block, order=self._order)
+        made = host.run(
+            found, library, student, reference, threshold=bounds.score, map_threshold=bounds.map, block=block,
+            order=self._order,
+        )  # fmt: skip
         return Results(made.maps, made.scores, made.verdicts)
 
 
@@ -71,11 +75,11 @@ class CudaRunner:
         self._device, self._compile = device, compile_kernel
 
     def run(
-        self, found: Layout, student: Arrays, reference: Arrays, *, threshold: float = np.inf, block: int = BLOCK
+        self, found: Layout, student: Arrays, reference: Arrays, *, bounds: Bounds = NO_BOUNDS, block: int = BLOCK
     ) -> Results:
         """As `Runner` says."""
         with self._device.current() as cuda, loaded(cuda, self._compile(found), found, student, reference) as session:
-            session.launch(threshold, block)
+            session.launch(bounds, block)
             return session.results()
 
 
@@ -92,9 +96,9 @@ class Session:
         self._results = [self._room(4 * self.count * size) for size in (pixels, 1, 1)]
         self.outputs = Outputs(*map(int, self._results))
 
-    def launch(self, threshold: float = np.inf, block: int = BLOCK) -> None:
+    def launch(self, bounds: Bounds = NO_BOUNDS, block: int = BLOCK) -> None:
         """Queue one launch."""
-        self.kernel.queue(self.count, self.addresses, self.outputs, self.stream, threshold, block)
+        self.kernel.queue(self.count, self.addresses, self.outputs, self.stream, bounds, block)
 
     def results(self) -> Results:
         """Wait, then copy the results back."""

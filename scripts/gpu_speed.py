@@ -17,6 +17,7 @@ import numpy as np
 from gpu_cases import features
 from gpu_runners import Compile, Session, loaded
 
+from mtkd_edge.device.engine import NO_BOUNDS
 from mtkd_edge.device.engines import _cuda
 from mtkd_edge.device.kernel.layout import BLOCK, FeatureType, Layout, layout
 from mtkd_edge.score import ScoreSpec
@@ -112,7 +113,7 @@ def kernel_row(
         sets = copies(cuda, session, [array.nbytes for array in (*student, *reference)], cold)
 
         def launch(addresses: Sequence[int]) -> None:
-            session.kernel.queue(batch, addresses, session.outputs, session.stream, np.inf, block)
+            session.kernel.queue(batch, addresses, session.outputs, session.stream, NO_BOUNDS, block)
 
         walked = milliseconds(cuda, session.stream, lambda number: launch(sets[number % len(sets)]), times, len(sets))
         stayed = milliseconds(cuda, session.stream, lambda _: launch(sets[0]), times)

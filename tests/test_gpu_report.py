@@ -194,9 +194,8 @@ def torch_on_the_double(gpu, monkeypatch):
         def __contains__(self, address: object) -> bool:
             return True
 
-    stream = SimpleNamespace(handle=7)
     fake = SimpleNamespace(
-        Event=Event, stream=lambda _: nullcontext(), ExternalStream=lambda handle: stream, current_stream=lambda: stream
+        Event=Event, stream=lambda _: nullcontext(), ExternalStream=lambda handle: handle, current_stream=lambda: None
     )
     for module in (gpu_rivals, gpu_frame):
         monkeypatch.setattr(module, "cuda_of_torch", lambda: fake)

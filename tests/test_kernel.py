@@ -19,10 +19,10 @@ if shutil.which("g++") is None:
 from kernel_cases import CASES, EXECUTIONS, FOLDER, RUNS, assert_same, features, level, run_kernel, run_oracle
 
 from mtkd_edge.device.kernel import header, host, layout
+from mtkd_edge.device.kernel.launcher import ANOMALOUS, INVALID, REGION
 from mtkd_edge.errors import BackendError
 from mtkd_edge.score import Level, ScoreSpec, pool
 
-ANOMALOUS, INVALID = 1, 2
 BITS = ("maps", "scores", "verdicts", "tickets")
 
 
@@ -121,6 +121,21 @@ def test_verdict_bits_are_those_of_decide():
     cases = {score: 0, below: ANOMALOUS, np.nextafter(score, np.inf): 0, np.inf: 0, -np.inf: ANOMALOUS, np.nan: 0}
     for threshold, bits in cases.items():
         assert run_kernel(spec, student, reference, threshold=threshold).verdicts[0] == bits, threshold
+
+
+def test_the_region_bit_says_whether_any_pixel_of_the_map_is_above_its_threshold():
+    for name in ("odd", "large map"):
+        spec = CASES[name].spec
+        student, reference = features(spec, 2)
+        maps = run_kernel(spec, student, reference).maps.astype(np.float64)
+        top = float(maps[1].max())
+        other = REGION if maps[0].max() > top else 0
+        for at, bits in ((top, 0), (np.nextafter(top, -np.inf), REGION), (np.nextafter(top, np.inf), 0), (np.nan, 0)):
+            found = run_kernel(spec, student, reference, map_threshold=at)
+            assert found.verdicts[1] == bits, (name, at)
+            assert found.verdicts[0] == (0 if np.isnan(at) else other), (name, at)
+    student[0][1, 0, 0, 0] = np.nan
+    assert run_kernel(spec, student, reference, map_threshold=-1e9).verdicts.tolist() == [REGION, INVALID | REGION]
 
 
 @pytest.mark.parametrize("part", [1e-9, 0.004, 0.11, 0.5, 0.997, 1.0])

@@ -114,7 +114,8 @@ def test_bench_shows_the_score_apart(opened):
 def test_everything_is_freed_once_in_its_context(opened, cuda):
     engine = opened()
     assert cuda.stack == []
-    assert cuda.alive == 11  # frames, four features, map, score, verdict; the module, its distances and its tickets
+    # four features; twice frames, map, score and verdict; the module, its distances and its tickets
+    assert cuda.alive == 15
     engine.infer(FRAMES)
     engine.close()
     engine.close()

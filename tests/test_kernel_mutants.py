@@ -79,9 +79,9 @@ MUTANTS = {
     "only the last level": ("totals[side] += sums[side]", "totals[side] = sums[side]"),
     "no barrier before columns": ("blend_rows<0>(distances, top, rows);\n        __syncthreads();",
                                   "blend_rows<0>(distances, top, rows);"),
-    "no barrier before the next band": ("        }\n        __syncthreads();\n    }\n    return bad;",
-                                        "        }\n    }\n    return bad;"),
-    "unread positions may be NaN": ("bad |= !finite(distances[i])", "bad |= 0"),
+    "no barrier before the next band": ("        }\n        __syncthreads();\n    }\n    return met;",
+                                        "        }\n    }\n    return met;"),
+    "unread positions may be NaN": ("finite(distances[i]) ? 0 : MET_BAD", "0"),
     "a row is made once only": ("y = i / MAP_W * SIDE", "y = i / MAP_W"),
     "rows below the map": ("side < SIDE && top + y + side < MAP_H", "side < SIDE"),
     # pool.cuh
@@ -114,8 +114,12 @@ MUTANTS = {
     "scratch of image 0": ("distances + size_t(image) * POSITIONS", "distances"),
     "map of image 0": ("map + size_t(image) * PIXELS", "map"),
     "NaN is pooled": ("bad ? __uint_as_float(0x7fc00000u) :", ""),
-    "bad in one thread only": ("__syncthreads_or(resample(mine, pixels, kept, work))",
-                               "resample(mine, pixels, kept, work)"),
+    "bad in one thread only": ("__syncthreads_or(met & MET_BAD)", "(met & MET_BAD)"),
+    "region in one thread only": ("__syncthreads_or(met & MET_ABOVE)", "(met & MET_ABOVE)"),
+    "region at the threshold": ("totals[side] > threshold", "totals[side] >= threshold"),
+    "map threshold in single precision": ("totals[side] > threshold", "totals[side] > float(threshold)"),
+    "region by the other threshold": ("kept, work, map_threshold)", "kept, work, threshold)"),
+    "region bit of a bad map": ("(above ? REGION : 0)", "(bad ? REGION : 0)"),
     "kept on top of work": ("*kept = work + WORK", "*kept = work"),
     "at the threshold": ("value > threshold", "value >= threshold"),
     "threshold in single precision": ("value > threshold", "value > float(threshold)"),
@@ -137,15 +141,17 @@ def probe(spec: ScoreSpec, text: str) -> None:
     student, reference = features(spec, 3, 11)
     exact = run_oracle(spec, student, reference)
     usual = run_kernel(spec, student, reference, text)
-    threshold = float(usual.scores[1])
+    threshold, peaks = float(usual.scores[1]), usual.maps.max((1, 2)).astype(np.float64)
     for number, launch in enumerate(LAUNCHES):
         # at the second score, then just below it, nearer than single precision can say
         given = np.nextafter(threshold, -np.inf) if number else threshold
-        found = run_kernel(spec, student, reference, text, threshold=given, **launch)
+        top = np.nextafter(peaks[2], -np.inf) if number else peaks[2]
+        found = run_kernel(spec, student, reference, text, threshold=given, map_threshold=top, **launch)
         assert_same([found.maps, found.scores], exact)
         assert found.maps.tobytes() == usual.maps.tobytes()
         assert found.scores.tobytes() == usual.scores.tobytes()
-        np.testing.assert_array_equal(found.verdicts, (usual.scores.astype(np.float64) > given).astype(np.uint32))
+        bits = (usual.scores.astype(np.float64) > given) + 4 * (peaks > top)
+        np.testing.assert_array_equal(found.verdicts, bits.astype(np.uint32))
         assert not found.tickets.any()
     for number, one in enumerate(spec.levels):
         bad = [array.copy() for array in student]

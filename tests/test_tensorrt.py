@@ -182,13 +182,13 @@ def test_maps_scores_and_features_are_those_of_the_graphs(made, cuda):
 
 def test_everything_is_freed_once_and_the_context_stack_is_empty(made, cuda):
     engine = _trt_run.TensorrtEngine(Tensorrt(cuda), _cuda.Device(), plans(made), batch=4)
-    assert (cuda.alive, cuda.stack) == (7, [])  # frames, four features, map, score
+    assert (cuda.alive, cuda.stack) == (10, [])  # four features; twice frames, map and score
     engine.infer(FRAMES)
     assert cuda.stack == []
     engine.close()
     engine.close()
     gc.collect()
-    assert (cuda.alive, cuda.most, cuda.stack) == (0, 7, [])
+    assert (cuda.alive, cuda.most, cuda.stack) == (0, 10, [])
     for call in (engine.infer, engine.features):
         with pytest.raises(BackendError, match="is closed"):
             call(FRAMES)
@@ -294,4 +294,5 @@ def test_both_plans_are_named_in_what_a_build_writes(rtx, made, tmp_path):
     assert set(_trt_build.PLANS) <= set(bundle.seal(tmp_path / "work"))
     assert built == {
         "version": rtx.__version__, "gpu": "none", "version_compatible": "no", "hardware_compatible": "no",
+        "cuda_graph": "no",
     }  # fmt: skip

@@ -1,15 +1,16 @@
-"""What an engine is: two methods and a lifetime.
+"""What an engine is: two methods and a lifetime; some also take the next batch while one computes.
 
 The engine knows nothing about photos, thresholds or verdicts. It takes frames and gives maps and scores.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +25,45 @@ class EngineOptions:
     """What whoever loads an engine may say about this machine; the defaults are the engine's own.
 
     `threads`: CPU threads, 0 = as built (all). `hint`: "" = as built. `cache`: where OpenVINO keeps compiled models,
-    None = inside the engine folder where that can be written. `gpu`: which CUDA device.
+    None = inside the engine folder where that can be written. `gpu`: which CUDA device. `cuda_graph`: None = as built.
     """
 
     threads: int = 0
     hint: Literal["", "latency", "throughput"] = ""
     cache: Path | None = None
     gpu: int = 0
+    cuda_graph: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Which maps are worth having: of images whose score, or any map value, is above its bound, or not finite."""
+
+    score: float
+    map: float
+
+
+NO_BOUNDS = Bounds(math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """maps [N, H, W] float32, scores [N] float32, and the milliseconds of the whole batch by stage."""
+    """maps [N, H, W] float32, scores [N] float32, and the milliseconds of the whole batch by stage.
+
+    `has_map` [N]: which maps there are, None = all; the others are NaN.
+    """
 
     maps: NDArray[np.float32]
     scores: NDArray[np.float32]
     stages: Mapping[str, float] = field(default_factory=dict)
+    has_map: NDArray[np.bool_] | None = None
+
+
+class EngineLost(BackendError):  # noqa: N818 - what happened, not whose error it was
+    """The engine has crashed, hung or failed, and is started anew: the next call waits for it.
+
+    Other batches that were under way are lost with it, their tickets void; it may have been one of them that did it.
+    """
 
 
 class Engine(Protocol):
@@ -68,6 +92,36 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class Pipelined(Engine, Protocol):
+    """An engine that takes the next batch while one computes. `infer` is `collect(submit(frames))`.
+
+    An engine that only stands for others may take one batch at a time, and says so by `at_once`.
+    """
+
+    @property
+    def remark(self) -> str:
+        """What it does otherwise than its recipe asks, and why; empty where there is nothing to say."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """Batches that it is worth giving it before the first is collected."""
+        ...
+
+    def submit(self, frames: Frames, bounds: Bounds | None = None) -> int:
+        """Begin a batch; the ticket for its result. The frames are copied: they may change afterwards.
+
+        With `bounds` the engine may leave out the maps that nobody needs. Raises BackendError, also where as many
+        batches as it takes are under way; never EngineLost, which `collect` tells.
+        """
+        ...
+
+    def collect(self, ticket: int) -> Inference:
+        """Wait for a batch. Raises BackendError as `infer`, also for a ticket that is not out; it is then used up."""
+        ...
 
 
 def check_frames(frames: Frames, shape: tuple[int, int, int], batch: int) -> None:

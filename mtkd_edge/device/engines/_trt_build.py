@@ -57,6 +57,7 @@ def build_plans(
         "gpu": gpu,
         "version_compatible": yes[target.tensorrt.version_compatible],
         "hardware_compatible": yes[target.tensorrt.hardware_compatible],
+        "cuda_graph": yes[target.tensorrt.cuda_graph],
     }
 
 

@@ -42,7 +42,8 @@ class Key(msgspec.Struct, frozen=True):
 
 def key(graph: Path, batch: Batch, recipe: TensorrtRecipe, exact: bool, builder: str, gpu: str) -> Key:
     """The key for a graph file. Raises BundleError where it cannot be read."""
-    return Key(sha256(graph), batch, recipe, exact, builder, gpu)
+    plain = msgspec.structs.replace(recipe, cuda_graph=False)  # the same plan is run with and without
+    return Key(sha256(graph), batch, plain, exact, builder, gpu)
 
 
 def kept_or_built(wanted: Key, build: Callable[[], bytes], folder: Path | None = None) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mtkd_edge.device.engine import Bounds
 from mtkd_edge.device.engines._trt_plan import Plan
 from mtkd_edge.device.kernel.build import Fused
 from mtkd_edge.device.kernel.launcher import Kernel, Outputs
@@ -18,17 +19,18 @@ from mtkd_edge.errors import BackendError
 
 Tensors = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape without the batch, and type, by name."""
-RESULTS = "map", "score"
-"""What is copied back; the kernel's verdict bits are not, because `mtkd_edge.verdict` decides."""
 
 
 class Scorer(Protocol):
-    """`stage` is its name in `bench`, `tensors` the device memory it wants beside the features."""
+    """`stage` is its name in `bench`, `results` what it makes, of a batch: "map", "score" and, if it can, "verdict".
+
+    The bits of `verdict` say which maps are worth copying; what a verdict is `mtkd_edge.verdict` decides.
+    """
 
     stage: str
-    tensors: Tensors
+    results: Tensors
 
-    def queue(self, count: int, addresses: Mapping[str, int], stream: Any) -> None:
+    def queue(self, count: int, addresses: Mapping[str, int], stream: Any, bounds: Bounds) -> None:
         """Queue the work of `count` images on pycuda's `stream`. Raises BackendError."""
         ...
 
@@ -44,9 +46,9 @@ class HeadScorer:
 
     def __init__(self, trt: ModuleType, runtime: Any, plan: bytes, log: Any) -> None:
         self._plan: Plan | None = Plan(trt, runtime, plan, log)
-        self.tensors: Tensors = {name: (shape, self._plan.types[name]) for name, shape in self._plan.shapes.items()}
+        self.results: Tensors = {name: (self._plan.shapes[name], self._plan.types[name]) for name in self._plan.outputs}
 
-    def queue(self, count: int, addresses: Mapping[str, int], stream: Any) -> None:
+    def queue(self, count: int, addresses: Mapping[str, int], stream: Any, bounds: Bounds) -> None:
         """As `Scorer` says."""
         assert self._plan is not None, "queued after close"
         self._plan.run(count, addresses, stream.handle)
@@ -75,16 +77,16 @@ class KernelScorer:
                 )
         self._names = names
         self._kernel = Kernel(cuda, fused.cubin, fused.layout, batch)
-        self.tensors: Tensors = {
+        self.results: Tensors = {
             "map": ((spec.height, spec.width), np.dtype(np.float32)),
             "score": ((), np.dtype(np.float32)),
             "verdict": ((), np.dtype(np.uint32)),
         }
 
-    def queue(self, count: int, addresses: Mapping[str, int], stream: Any) -> None:
+    def queue(self, count: int, addresses: Mapping[str, int], stream: Any, bounds: Bounds) -> None:
         """As `Scorer` says."""
         outputs = Outputs(addresses["map"], addresses["score"], addresses["verdict"])
-        self._kernel.queue(count, [addresses[name] for name in self._names], outputs, stream)
+        self._kernel.queue(count, [addresses[name] for name in self._names], outputs, stream, bounds)
 
     def close(self) -> None:
         """As `Scorer` says."""

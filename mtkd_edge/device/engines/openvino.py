@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtkd_edge import onnx_data
 from mtkd_edge.bundle import FEATURES, HEAD, EngineManifest
 from mtkd_edge.device.engine import EngineOptions, Frames, Inference, check_frames
 from mtkd_edge.device.engines._cache import user_cache
@@ -57,6 +58,8 @@ class OpenvinoEngine:
         self._cache, self._path = cache, features
         self._requests: dict[int, Any] = {}
         self._features: Any = None
+        onnx_data.demand(features)
+        onnx_data.demand(head)
         try:
             self._core = core()
             graph, self._names = read_features(self._core, features)

@@ -10,7 +10,8 @@ from types import ModuleType
 
 from mtkd_edge.bundle import EngineManifest
 from mtkd_edge.device.engine import EngineOptions
-from mtkd_edge.device.engines import _trt_build, _trt_driver, _trt_run
+from mtkd_edge.device.engines import _trt_build, _trt_driver, _trt_open
+from mtkd_edge.device.engines._trt_run import TensorrtEngine
 from mtkd_edge.device.targets import Target
 from mtkd_edge.errors import BackendError, MissingExtraError
 
@@ -35,6 +36,6 @@ def build(folder: Path, target: Target, precision: str) -> dict[str, str]:
     return _trt_build.build_plans(trt, folder, target, precision, gpu, _trt_build.timings_file(trt, gpu))
 
 
-def open_engine(folder: Path, manifest: EngineManifest, options: EngineOptions) -> _trt_run.TensorrtEngine:
+def open_engine(folder: Path, manifest: EngineManifest, options: EngineOptions) -> TensorrtEngine:
     """An engine folder whose manifest is read already -> engine. Raises BackendError, BundleError."""
-    return _trt_run.open_engine(module(), folder, manifest, options)
+    return _trt_open.open_engine(module(), folder, manifest, options)

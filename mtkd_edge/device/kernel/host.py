@@ -86,7 +86,7 @@ def launch(
     Raises BackendError for what a GPU would punish.
     """
     features = (ctypes.c_void_p * len(addresses))(*addresses)
-    kinds = [ctypes.c_void_p] * 5 + [ctypes.c_double, ctypes.c_int]
+    kinds = [ctypes.c_void_p] * 5 + [ctypes.c_double, ctypes.c_double, ctypes.c_int]
     values = [kind(value) for kind, value in zip(kinds, arguments, strict=True)]
     sizes = [ctypes.c_uint(number) for number in (grid, block, shared, order)]
     with _ONE_AT_A_TIME:
@@ -102,6 +102,7 @@ def run(
     reference: Features,
     *,
     threshold: float = np.inf,
+    map_threshold: float = np.inf,
     grid: int = 0,
     block: int = BLOCK,
     order: int = 0,
@@ -126,7 +127,7 @@ def run(
     launch(
         ctypes.CDLL(str(library)),
         [arena.address(at) for at in addresses],
-        [*arguments, threshold, count],
+        [*arguments, threshold, map_threshold, count],
         grid=grid or count * found.tiles(block),
         block=block,
         shared=found.shared_bytes,

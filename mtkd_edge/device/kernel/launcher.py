@@ -5,18 +5,20 @@ Knows nothing of how a cubin is made, of TensorRT, or of verdicts beyond the bit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mtkd_edge.device.engine import NO_BOUNDS, Bounds
 from mtkd_edge.device.kernel.layout import BLOCK, Layout
 from mtkd_edge.errors import BackendError
 
-ARGUMENTS = "PPPPPdi"
-"""distances, tickets, map, scores, verdicts, threshold, batch; before them a pointer for each feature map."""
+ARGUMENTS = "PPPPPddi"
+"""distances, tickets, map, scores, verdicts, bounds, batch; before them a pointer for each feature map."""
+ANOMALOUS, INVALID, REGION = 1, 2, 4
+"""Verdict bits, as score.cu has them: score above its bound, not finite, some map value above its bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Kernel:
         features: Sequence[int],
         outputs: Outputs,
         stream: Any,
-        threshold: float = math.inf,
+        bounds: Bounds = NO_BOUNDS,
         block: int = BLOCK,
     ) -> None:
         """Queue the work of `count` images. features: device addresses, all students and then all references.
@@ -69,7 +71,8 @@ class Kernel:
         if not 1 <= count <= self._batch:
             raise BackendError(f"the scoring kernel was made for 1 to {self._batch} images, got {count}")
         scratch = int(self._distances), int(self._tickets)
-        arguments = (*features, *scratch, outputs.maps, outputs.scores, outputs.verdicts, threshold, count)
+        results = outputs.maps, outputs.scores, outputs.verdicts
+        arguments = (*features, *scratch, *results, bounds.score, bounds.map, count)
         grid = (count * self._layout.tiles(block), 1)
         shared = self._layout.shared_bytes
         self._function.prepared_async_call(grid, (block, 1, 1), stream, *arguments, shared_size=shared)

@@ -33,7 +33,7 @@ SHARED = 47 << 10
 """Bytes of shared memory a block may use: every GPU since sm_75 gives 48 KiB without being asked."""
 RESERVED, SELECTION = 4, 16 * 32 + 16
 """Floats at the start of shared memory, and those that selecting the largest pixels needs."""
-ABI = 1
+ABI = 2
 """Counts changes of the kernel's arguments; a cubin of another ABI is refused."""
 
 Table = NDArray[np.float32]

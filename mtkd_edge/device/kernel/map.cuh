@@ -1,6 +1,7 @@
 // Normalised distances of one image -> its map: A_y @ m @ A_x^T of every level, added in the order of the levels.
 
 constexpr int PIXELS = MAP_H * MAP_W;
+constexpr int MET_BAD = 1, MET_ABOVE = 2;
 constexpr int SIDE = 4;  // map rows a thread makes at once, so that it reads each weight once for them
 
 // rows [y - top][x] of all levels: A_y @ m
@@ -39,12 +40,13 @@ template <int I> __device__ inline void blend_columns(const float *rows, int y, 
     }
 }
 
-// The image's map, in bands of rows that fit into shared memory. Returns whether this thread met NaN or infinity.
-__device__ inline int resample(const float *distances, float *map, float *kept, float *rows) {
-    int bad = 0;
+// The image's map, in bands of rows that fit into shared memory. Returns what this thread met: NaN or infinity, and
+// a pixel above the threshold.
+__device__ inline int resample(const float *distances, float *map, float *kept, float *rows, double threshold) {
+    int met = 0;
     // all of them: a down-sampled map does not look at every position. It also brings them into the L1 cache, where the
     // taps then find them.
-    for (int i = threadIdx.x; i < POSITIONS; i += blockDim.x) bad |= !finite(distances[i]);
+    for (int i = threadIdx.x; i < POSITIONS; i += blockDim.x) met |= finite(distances[i]) ? 0 : MET_BAD;
     for (int top = 0; top < MAP_H; top += BAND) {
         blend_rows<0>(distances, top, rows);
         __syncthreads();
@@ -56,10 +58,10 @@ __device__ inline int resample(const float *distances, float *map, float *kept, 
                 const int pixel = (top + y + side) * MAP_W + x;
                 map[pixel] = totals[side];
                 if (KEEPS_MAP) kept[pixel] = totals[side];
-                bad |= !finite(totals[side]);
+                met |= (finite(totals[side]) ? 0 : MET_BAD) | (totals[side] > threshold ? MET_ABOVE : 0);
             }
         }
         __syncthreads();
     }
-    return bad;
+    return met;
 }

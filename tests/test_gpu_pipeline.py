@@ -1,0 +1,117 @@
+"""The part of `scripts/gpu_report.py` that runs the engine: torch in TensorRT's place, on the double of CUDA."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+from cuda_double import Cuda
+from graph_double import Bindings
+
+from mtkd_edge.device.engines import _cuda, _cuda_graph
+from mtkd_edge.device.kernel import host
+from mtkd_edge.errors import MissingExtraError
+
+torch = pytest.importorskip("torch")
+if shutil.which("g++") is None:
+    pytest.skip("the kernel's text needs a compiler: g++", allow_module_level=True)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+import gpu_cases  # noqa: E402 - the scripts are no package
+import gpu_pipeline  # noqa: E402
+import gpu_report  # noqa: E402
+from gpu_checks import CheckError, NotHereError  # noqa: E402
+
+SHAPE = (64, 64, 3)
+LEVELS = (gpu_cases.by_position("distance", 16, 8, 0.5, 1), gpu_cases.by_position("distance", 8, 8, 0.5, 2))
+SMALL = msgspec.structs.replace(gpu_cases.DEFAULT, levels=LEVELS, height=16, width=16)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def opened(built, monkeypatch):
+    """Engines on the double, small; what torch is asked to do there is queued, as on a GPU."""
+    double = Cuda(late=True)
+    bindings = Bindings(double)
+    monkeypatch.setattr(_cuda, "import_driver", lambda: double)
+    monkeypatch.setattr(_cuda_graph, "import_bindings", lambda: bindings)
+    monkeypatch.setattr(gpu_pipeline, "SIDE", 64)
+    monkeypatch.setattr(gpu_pipeline, "DEFAULT", SMALL)
+    monkeypatch.setattr("gpu_frame.DEFAULT", SMALL)
+    monkeypatch.setattr(gpu_pipeline, "tensor_at", tensor_at)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+    fake = SimpleNamespace(stream=lambda _: nullcontext(), ExternalStream=lambda handle: handle)
+    monkeypatch.setattr(gpu_pipeline, "cuda_of_torch", lambda: fake)
+    execute = gpu_pipeline.TorchPlan.execute_async_v3
+
+    def queued(plan: gpu_pipeline.TorchPlan, handle: int) -> bool:
+        given = plan._count, dict(plan._addresses)  # a launch has its arguments from now, not from when it runs
+
+        def work() -> None:
+            kept = plan._count, plan._addresses
+            plan._count, plan._addresses = given
+            execute(plan, handle)
+            plan._count, plan._addresses = kept
+
+        double.queue(double.streams[handle], work, name="features")
+        return True
+
+    monkeypatch.setattr(gpu_pipeline.TorchPlan, "execute_async_v3", queued)
+    yield gpu_pipeline.torch_engines(_cuda.Device(), lambda found: host.build(found, built).read_bytes(), 2)
+    assert (double.alive, double.stack, bindings.graphs) == (0, [], 0)
+
+
+def tensor_at(address: int, shape: tuple[int, ...], kind: np.dtype):
+    size = int(np.prod(shape)) * kind.itemsize
+    return torch.from_numpy(np.frombuffer((ctypes.c_uint8 * size).from_address(address), kind).reshape(shape))
+
+
+def test_both_checks_hold_on_the_double(opened):
+    assert "20 batches of 2: the same bits" in gpu_pipeline.two_batches(opened, SHAPE)
+    assert "20 graphs, overlapped: the same bits" in gpu_pipeline.graphs(opened, SHAPE)
+
+
+def test_wrong_bits_and_a_missing_graph_are_told_apart(opened, monkeypatch):
+    def missing() -> None:
+        raise MissingExtraError("cuda-bindings", "graph", "CUDA graphs")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_cuda_graph, "import_bindings", missing)
+        with pytest.raises(NotHereError, match="cuda-bindings"):
+            gpu_pipeline.graphs(opened, SHAPE)
+        assert gpu_report.run_check(lambda: gpu_pipeline.graphs(opened, SHAPE))["state"] == "not run"
+    fetch = gpu_pipeline.TensorrtEngine._fetch_maps
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_pipeline.TensorrtEngine, "_fetch_maps", lambda *given: np.zeros_like(fetch(*given)))
+        with pytest.raises(CheckError, match="a map that is wanted was not copied"):
+            gpu_pipeline.two_batches(opened, SHAPE)
+    monkeypatch.setattr(gpu_pipeline, "overlapped", lambda engine, given: (engine.infer(given[0]) for _ in given))
+    with pytest.raises(CheckError, match="batch 1 has other bits overlapped"):
+        gpu_pipeline.two_batches(opened, SHAPE)
+
+
+def test_the_report_names_what_it_cannot_run_and_runs_and_times_the_rest(opened, monkeypatch):
+    checks: dict[str, dict[str, str]] = {}
+    monkeypatch.setattr(gpu_pipeline, "torch_engines", lambda device, compile_kernel: opened)
+    monkeypatch.setattr(gpu_report.gpu_rivals, "missing", lambda: "torch sees no GPU")
+    assert gpu_report.pipelined(None, None, None, checks)["pipeline"]["state"] == "not run"
+    assert {row["state"] for row in checks.values()} == {"not run"}
+    monkeypatch.setattr(gpu_report.gpu_rivals, "missing", lambda: "")
+    rows = gpu_report.pipelined(None, None, None, checks, sizes=(1, 2), times=4)["pipeline"]
+    assert {name: row["state"] for name, row in checks.items()} == {"two batches": "ok", "CUDA graph": "ok"}
+    assert [(row["graph"], row["batch"]) for row in rows[::3]] == [("no", 1), ("no", 2), ("yes", 1), ("yes", 2)]
+    assert {row["batches"] for row in rows} == {"alone", "overlapped", "overlapped, scores only"}
+    for row in rows:
+        assert row["frames_per_s"] == pytest.approx(row["batch"] / row["ms"] * 1e3)
+        assert row["remark"] == ""
