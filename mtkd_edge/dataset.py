@@ -8,13 +8,16 @@ Two layouts are known:
 Good photos fall by the hash of their content on one of three sides: `train` (75 %), `tune` (10 %, normalises the maps)
 and `held-out` (15 %, threshold and gate). Names and folders have no part in it, so a photo that is renamed, or that
 comes back in a larger collection, stays on its side. Only in small folders, where the lowest hashes fill up `held-out`
-and `tune` to four photos each, may new photos send some of them back to `train`.
+and `tune` to four photos each, may new photos send some of them back to `train`. Where a part was photographed more
+than once, its photos belong on one side: `scan(part=...)` says how their names tell.
 
 This file knows nothing of frames' size, networks or scores; it decodes each photo once, to see that it can be decoded.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -74,12 +77,13 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(Path(self.root, photo.path) for photo in self.photos if photo.side == side)
 
 
-def scan(root: Path, progress: Progress = silent, needed: int = MINIMUM) -> Dataset:
+def scan(root: Path, progress: Progress = silent, needed: int = MINIMUM, part: str = "") -> Dataset:
     """Look at every photo under `root` once, in threads.
 
     Unreadable, empty and duplicate photos are left out and named in `problems`; odd-sized ones, and grey ones among
-    colour ones, are kept and named. `needed=0` is for evaluation alone: then `test/` suffices. Raises DataError where
-    the folder is missing, holds no photos, or holds fewer good ones than `needed`.
+    colour ones, are kept and named. `needed=0` is for evaluation alone: then `test/` suffices. `part` is a pattern
+    (`re`) that finds in a photo's relative path which part it shows: photos of one part stay on one side. Raises
+    DataError where the folder is missing, holds no photos, or holds fewer good ones than `needed`.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -98,7 +102,7 @@ def scan(root: Path, progress: Progress = silent, needed: int = MINIMUM) -> Data
     return Dataset(
         root=str(root),
         layout=layout,
-        photos=_split(good),
+        photos=_split(good, part),
         test=tests,
         problems=(*problems, *test_problems, *unreadable, *doubled, *_odd(good, test), *mask_problems),
         white=max((fact.white for fact in good), default=0) or 65535,
@@ -167,20 +171,43 @@ def _unique(facts: Sequence[Facts], good: frozenset[str]) -> tuple[list[Facts], 
     return kept, problems
 
 
-def _split(good: Sequence[Facts]) -> tuple[Photo, ...]:
-    """Lowest hashes are held out, the next ones tune, the rest train."""
-    ordered = sorted(good, key=lambda fact: fact.sha256)
-    shares = np.array([int(fact.sha256[:13], 16) / 16**13 for fact in ordered])
-    held_out = max(SMALLEST_SIDE, int((shares < HELD_OUT).sum()))
-    tune = max(SMALLEST_SIDE, int((shares < HELD_OUT + TUNE).sum()) - held_out)
+def _split(good: Sequence[Facts], part: str) -> tuple[Photo, ...]:
+    """Lowest hashes are held out, the next ones tune, the rest train. Photos of one part have one hash, so one side."""
+    keyed = sorted((_key(fact, part), fact.sha256, fact) for fact in good)
+    shares = np.array([int(key[:13], 16) / 16**13 for key, _, _ in keyed])
+
+    def whole(count: int) -> int:
+        """`count`, or more, so that no part is cut in two."""
+        while 0 < count < len(keyed) and keyed[count][0] == keyed[count - 1][0]:
+            count += 1
+        return count
+
+    held_out = whole(max(SMALLEST_SIDE, int((shares < HELD_OUT).sum())))
+    tune = whole(max(held_out + SMALLEST_SIDE, int((shares < HELD_OUT + TUNE).sum())))
+    if part and len(keyed) - tune < SMALLEST_SIDE:
+        parts = len({key for key, _, _ in keyed})
+        raise DataError(
+            f"{part!r} sorts {len(keyed)} photos into {parts} parts, too few for three sides of whole parts",
+            "give a pattern that tells more parts apart, or leave --part out",
+        )
 
     def side(rank: int) -> Side:
         if rank < held_out:
             return "held-out"
-        return "tune" if rank < held_out + tune else "train"
+        return "tune" if rank < tune else "train"
 
-    photos = [Photo(fact.path, fact.sha256, side(rank), fact.height, fact.width) for rank, fact in enumerate(ordered)]
+    photos = [Photo(f.path, f.sha256, side(rank), f.height, f.width) for rank, (_, _, f) in enumerate(keyed)]
     return tuple(sorted(photos, key=lambda photo: photo.path))
+
+
+def _key(fact: Facts, part: str) -> str:
+    """What decides a photo's side, 64 hex digits: its content, or with a pattern the part that its path names."""
+    if not part:
+        return fact.sha256
+    found = re.search(part, fact.path)
+    if found is None:
+        raise DataError(f"{fact.path} names no part: {part!r} is not found in it", "give a pattern that all paths hold")
+    return hashlib.sha256("|".join(found.groups("") or (found[0],)).encode()).hexdigest()
 
 
 def _odd(good: Sequence[Facts], test: Sequence[Facts]) -> list[Problem]:

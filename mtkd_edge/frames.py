@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mtkd_edge import MAX_PIXELS
+from mtkd_edge import MAX_PIXELS, files, photo_header
 from mtkd_edge.errors import DataError
 
 # its warnings about damaged files would repeat, on stderr, what our errors say
@@ -26,6 +26,9 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Files with these endings are photos, whatever their case."""
 WHITES = (255, 1023, 4095, 16383, 65535)
 """Full scale of 8, 10, 12, 14 and 16 bit cameras."""
+
+MAX_BYTES = 6 * MAX_PIXELS + (1 << 20)
+"""Of a file: the largest photo, 16 bits a channel, not compressed at all."""
 
 Photo = NDArray[np.uint8] | NDArray[np.uint16]
 Frame = NDArray[np.uint8]
@@ -52,15 +55,27 @@ class FrameSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def decode(data: bytes, name: str) -> Photo:
     """The bytes of an image file -> photo. Raises DataError naming `name` for what cannot be read."""
+    return cast(Photo, cv2.cvtColor(decode_bgr(data, name), cv2.COLOR_BGR2RGB))
+
+
+def decode_bgr(data: bytes, name: str) -> Photo:
+    """As `decode`, in the order of channels that OpenCV has: for whoever copies the pixels anyway.
+
+    Its size is that which the header says, and was looked at before anything was decoded.
+    """
     if not data:
         raise DataError(f"{name} is empty (0 bytes)", "delete it or copy it again")
-    buffer = np.frombuffer(data, np.uint8)
+    header = photo_header.look(data, name)
+    size = (header.height, header.width)
+    if header.width * header.height > MAX_PIXELS:
+        what = f"{header.width:,} x {header.height:,} pixels, more than {MAX_PIXELS:,}"
+        raise DataError(f"{name} is refused: {what}", "scale it down first")
+    if header.several:
+        raise DataError(f"{name} holds several pictures: animated, or of several pages", "save one of them as PNG")
     try:
         # these two flags keep 16 bits, apply the EXIF rotation, make grey three channels and drop alpha
-        picture = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
-        if "PIXELS" in str(error) or "MAX_IMAGE" in str(error):
-            raise DataError(f"{name} is refused: more than {MAX_PIXELS:,} pixels", "scale it down first") from error
         raise DataError(
             f"{name} cannot be decoded: {error.err}", "open it in an image viewer; copy it again"
         ) from error
@@ -68,16 +83,14 @@ def decode(data: bytes, name: str) -> Photo:
         raise DataError(f"{name} is not an image that can be read, or it is damaged", "copy it again or remove it")
     if picture.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{name} has pixels of type {picture.dtype}, wanted 8 or 16 bit integers", "convert it to PNG")
-    return cast(Photo, np.ascontiguousarray(picture[:, :, ::-1]))  # cv2 gives BGR
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.shape[:2] not in (size, size[::-1]):
+        raise DataError(f"{name} is damaged: {list(picture.shape)} was decoded, its header says {list(size)}")
+    return cast(Photo, picture)
 
 
 def read(path: Path) -> Photo:
     """An image file -> photo. Raises DataError naming the file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from error
-    return decode(data, str(path))
+    return decode(files.read(path, MAX_BYTES), str(path))
 
 
 def to_8bit(photo: Photo, white: int) -> Frame:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from mtkd_edge import files as files_
 from mtkd_edge import frames
 from mtkd_edge.errors import DataError
 from mtkd_edge.progress import Progress
@@ -62,8 +63,12 @@ def photos_under(root: Path, folder: str) -> tuple[list[str], list[Problem]]:
             path = Path(parent, name)
             if name.startswith(".") or path.suffix.lower() not in frames.SUFFIXES:
                 continue
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                problems.append(Problem(relative(path), f"link, left out: it leaves the folder to {path.resolve()}"))
+            # realpath below: resolve() raises RuntimeError for a link that leads to itself
+            if not files_.showable(relative(path)):
+                what = "unreadable, left out: a name with control characters, or none that is text"
+                problems.append(Problem(files_.shown(relative(path)), what))
+            elif path.is_symlink() and not (real := Path(os.path.realpath(path))).is_relative_to(root):
+                problems.append(Problem(relative(path), f"link, left out: it leaves the folder to {real}"))
             elif not path.is_file():
                 what = "it leads nowhere" if path.is_symlink() else "not a regular file"
                 problems.append(Problem(relative(path), f"unreadable, left out: {what}"))
@@ -91,15 +96,13 @@ def inspect(root: Path, names: Sequence[str], progress: Progress) -> tuple[list[
 
 def _look(root: Path, name: str) -> Facts | Problem:
     try:
-        data = (root / name).read_bytes()
-    except OSError as error:
-        return Problem(name, f"unreadable, left out: {error.strerror}")
-    if not data:
-        return Problem(name, "empty, left out: 0 bytes")
-    try:
+        data = files_.read(root / name, frames.MAX_BYTES, root.resolve())
+        if not data:
+            return Problem(name, "empty, left out: 0 bytes")
         photo = frames.decode(data, name)
     except DataError as error:
-        return Problem(name, f"unreadable, left out: {error.message.removeprefix(name).strip()}")
+        why = error.message.removeprefix(str(root / name)).removeprefix(name).removeprefix(" cannot be read:").strip()
+        return Problem(name, f"unreadable, left out: {why}")
     grey = np.array_equal(photo[..., 0], photo[..., 1]) and np.array_equal(photo[..., 1], photo[..., 2])
     return Facts(
         name, hashlib.sha256(data).hexdigest(), photo.shape[0], photo.shape[1], frames.white_of(photo), bool(grey)

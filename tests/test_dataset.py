@@ -95,6 +95,25 @@ def test_small_folders_still_get_four_photos_to_tune_and_four_held_out(tmp_path:
     assert by_hash == sorted(by_hash, key=["held-out", "tune", "train"].index), "the lowest hashes fill up"
 
 
+def test_photos_of_one_part_stay_on_one_side(tmp_path: Path) -> None:
+    for tile in range(30):
+        for shot in range(3):
+            write(tmp_path / f"tile{tile:02d}_shot{shot}.png", seed=3 * tile + shot)
+
+    def by_tile(found: Dataset) -> list[set[str]]:
+        tiles = {photo.path[:6] for photo in found.photos}
+        return [{photo.side for photo in found.photos if photo.path.startswith(tile)} for tile in sorted(tiles)]
+
+    together = by_tile(scan(tmp_path, part="(tile[0-9]+)_"))
+    assert {len(sides) for sides in together} == {1}
+    assert set().union(*together) == {"train", "tune", "held-out"}
+    assert max(len(sides) for sides in by_tile(scan(tmp_path))) > 1, "without it they fall apart"
+    with pytest.raises(DataError, match="names no part"):
+        scan(tmp_path, part="brick")
+    with pytest.raises(DataError, match="into 1 parts"):
+        scan(tmp_path, part="tile")
+
+
 def test_eleven_photos_are_one_too_few_and_the_error_says_so(tmp_path: Path) -> None:
     for index in range(11):
         write(tmp_path / f"{index}.png", index)
