@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Installs what the tests with real counterparts need, from Debian: GStreamer's RTSP server and its H.264 encoder as a
-# camera, mosquitto as an MQTT broker, Chromium as the browser of the page.
+# Installs what the tests with real counterparts need, from Debian: GStreamer with its RTSP server and H.264 encoder as a
+# camera, Aravis with its GigE Vision camera, mosquitto as an MQTT broker, Chromium as the browser of the page.
 # Run twice it does nothing the second time. Without root or apt it says which tests will be skipped and ends with 0.
 set -euo pipefail
 
 packages=(
   python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-rtsp
-  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly
+  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+  gstreamer1.0-tools aravis-tools
   mosquitto chromium
 )
 

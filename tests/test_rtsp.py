@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 
 from mtkd_edge.device.engines.fake import FakeEngine
-from mtkd_edge.device.health import Event
+from mtkd_edge.device.health import Condition, Event
 from mtkd_edge.device.mailbox import OVERWRITTEN
 from mtkd_edge.device.sources import SourceOptions, open_source
+from mtkd_edge.device.sources.refusal import ask, reach
 from mtkd_edge.device.summary import SourceSummary
 from mtkd_edge.frames import Photo
 from mtkd_edge.verdict import State, Verdict
@@ -59,8 +60,8 @@ class Camera:
         self.address = f"rtsp://operator:s3cret@127.0.0.1:{self.port}/line"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, width: int = 320, height: int = 240) -> float:
-        command = [PYTHON, str(SERVER), str(self.port), str(width), str(height)]
+    def start(self, width: int = 320, height: int = 240, login: str = "") -> float:
+        command = [PYTHON, str(SERVER), str(self.port), str(width), str(height), *filter(None, [login])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
@@ -175,6 +176,34 @@ def test_a_camera_that_is_switched_on_later_is_waited_for(camera: Camera) -> Non
     watching.wait_for(5)
     summary = watching.finish()
     assert (summary.outage_count, summary.outages[0].reason) == (1, "no connection")
+
+
+def test_looking_whether_a_camera_is_there_does_not_keep_ffmpeg_from_opening_it(camera: Camera) -> None:
+    """DESCRIBE does: this server tears down what it has set up for us, and has no answer for FFmpeg meanwhile."""
+    camera.start()
+    for _ in range(5):
+        assert reach(camera.address, 2) is None
+        assert cv2.VideoCapture(camera.address, cv2.CAP_FFMPEG).isOpened()
+
+
+@pytest.mark.parametrize("method", ["basic", "digest"])
+def test_a_camera_that_refuses_our_login_is_no_missing_camera(method: str, camera: Camera) -> None:
+    camera.start(login=method)
+    right, wrong = camera.address, camera.address.replace("s3cret", "wr0ng")
+    assert ask(right, 2) is None
+    refusal = ask(wrong, 2)
+    assert refusal is not None and refusal.login and refusal.reason == "it refuses the login (401)"
+    none = ask(right.replace("operator:s3cret@", ""), 2)
+    assert none is not None and none.reason == "it wants a login (401), and the address has none"
+    watching = Watching(wrong, FakeEngine())
+    told = watching.wait_for_event("auth-failed")
+    time.sleep(1.5)
+    assert watching.events[-1] is told, "it is tried again slowly, lest the account is locked"
+    assert watching.finish().condition is Condition.AUTH_FAILED
+    assert "wr0ng" not in f"{watching.events} {watching.summary}"
+    watching = Watching(right, FakeEngine())
+    watching.wait_for(5)
+    watching.finish()
 
 
 def test_a_slow_engine_scores_the_newest_frame_of_a_fast_camera(camera: Camera) -> None:

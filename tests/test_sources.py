@@ -13,7 +13,7 @@ import pytest
 
 from mtkd_edge.device.sources import SourceOptions, open_source, open_sources
 from mtkd_edge.device.sources.address import redact
-from mtkd_edge.device.sources.base import Captured, Source
+from mtkd_edge.device.sources.base import Captured, Loss, Source
 from mtkd_edge.device.sources.live import Live
 from mtkd_edge.device.sources.opencv import to_rgb
 from mtkd_edge.errors import DataError, SourceError
@@ -191,7 +191,7 @@ class Reader(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        for captured in self.source.frames(self.lost.append):
+        for captured in self.source.frames(lambda why, loss=Loss.CONNECTION: self.lost.append(why)):
             self.captured.append(captured)
 
     def wait_for(self, count: int) -> None:

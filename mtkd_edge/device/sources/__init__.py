@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import glob
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from mtkd_edge import frames
+from mtkd_edge.device.sources import pipeline
 from mtkd_edge.device.sources.address import SCHEMES, redact, scheme
 from mtkd_edge.device.sources.base import Captured, Source, SourceOptions
-from mtkd_edge.device.sources.live import Live
+from mtkd_edge.device.sources.isolated import Isolated
+from mtkd_edge.device.sources.messages import Plan
 from mtkd_edge.device.sources.photos import Listing, Photos, is_photo, walk
 from mtkd_edge.device.sources.video import SUFFIXES as VIDEOS
-from mtkd_edge.device.sources.video import Video
 from mtkd_edge.errors import SourceError
 
 __all__ = ["Captured", "Source", "SourceOptions", "open_source", "open_sources"]
 
-FORMS = "a folder, a glob in quotes, a photo, a video, a camera (0, /dev/video0) or a stream (rtsp://camera/1)"
+FORMS = "a folder, a glob in quotes, a photo, a video, a camera (0, /dev/video0), rtsp://camera/1 or 'gst:PIPELINE'"
 DEFAULT = SourceOptions()
 
 
@@ -50,6 +52,8 @@ def open_source(text: str, follow: bool = False, options: SourceOptions = DEFAUL
     Raises SourceError naming what was given and what would have been understood.
     """
     path = Path(text)
+    if text.startswith(pipeline.PREFIX):
+        return _pipeline(text, options)
     if scheme(text):
         return _stream(text, options)
     if text.isdecimal():
@@ -57,7 +61,7 @@ def open_source(text: str, follow: bool = False, options: SourceOptions = DEFAUL
             raise SourceError(f"{text} is a camera's number and also a path here", f"./{text} or /dev/video{text}")
         return _camera(Path(f"/dev/video{int(text)}"), text, options)
     if text and path.is_dir():
-        return _photos(text, lambda: walk(path), options, follow)
+        return _photos(text, lambda: walk(path), options, follow, path)
     if path.is_file():
         return _file(path, text, follow, options)
     if path.is_relative_to("/dev"):
@@ -74,14 +78,20 @@ def _stream(text: str, options: SourceOptions) -> Source:
     ending = Path(text.partition("?")[0]).suffix.lower()
     if scheme(text) in ("http", "https") and ending in (VIDEOS - {".ts"}) | frames.SUFFIXES:
         raise SourceError(f"{redact(text)} is a file, not a stream", "download it, then give the file")
-    return Live(redact(text), text, camera=False, options=options)
+    return Isolated(Plan("stream", text, redact(text), options))
+
+
+def _pipeline(text: str, options: SourceOptions) -> Source:
+    words = text.removeprefix(pipeline.PREFIX)
+    pipeline.split(words)
+    return Isolated(Plan("pipeline", words, redact(text), options))
 
 
 def _camera(path: Path, text: str, options: SourceOptions) -> Source:
     if not path.is_char_device():
         present = ", ".join(map(str, _matches("/dev/video*") + _matches("/dev/v4l/by-id/*"))) or "none"
         raise SourceError(f"there is no camera at {path} (given {text!r}); cameras here: {present}", "v4l2-ctl -L")
-    return Live(str(path), str(path), camera=True, options=options)
+    return Isolated(Plan("camera", str(path), str(path), options))
 
 
 def _file(path: Path, text: str, follow: bool, options: SourceOptions) -> Source:
@@ -89,7 +99,7 @@ def _file(path: Path, text: str, follow: bool, options: SourceOptions) -> Source
         raise SourceError(f"{text} is one file and cannot be followed", "give its folder, or leave --follow out")
     ending = path.suffix.lower()
     if ending in VIDEOS:
-        return Video(text, path)
+        return Isolated(Plan("video", str(path), text, options))
     if ending in frames.SUFFIXES:
         return Photos(text, lambda: [path], options)
     endings = " ".join(sorted(frames.SUFFIXES | VIDEOS))
@@ -100,7 +110,10 @@ def _glob(text: str, follow: bool, options: SourceOptions) -> Source:
     video = next((path for path in _matches(text) if path.suffix.lower() in VIDEOS), None)
     if video:
         raise SourceError(f"{text} matches videos ({video})", "without the quotes: each video is its own source")
-    return _photos(text, lambda: [path for path in _matches(text) if is_photo(path.name)], options, follow)
+    fixed = itertools.takewhile(lambda name: not glob.has_magic(name), Path(text).parts)
+    return _photos(
+        text, lambda: [path for path in _matches(text) if is_photo(path.name)], options, follow, Path(*fixed)
+    )
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -108,9 +121,9 @@ def _matches(pattern: str) -> list[Path]:
     return sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
 
 
-def _photos(text: str, listing: Listing, options: SourceOptions, follow: bool) -> Source:
+def _photos(text: str, listing: Listing, options: SourceOptions, follow: bool, within: Path) -> Source:
     if not follow and not listing():
         raise SourceError(
             f"no photo is at {text}; photos end in {' '.join(sorted(frames.SUFFIXES))}", "--follow waits for the first"
         )
-    return Photos(text, listing, options, follow)
+    return Photos(text, listing, options, follow, within)

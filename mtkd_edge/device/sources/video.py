@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ from mtkd_edge.errors import DataError, SourceError
 
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 """Files with these endings are videos, whatever their case."""
+BUSY = 50
 
 
 class Video:
@@ -36,11 +37,19 @@ class Video:
         """Ends `frames` after the frame in hand."""
         self._closed.set()
 
-    def frames(self, lost: Lost = untold) -> Iterator[Captured]:
-        """Every frame; where the file promised more than could be read, one last `Captured` with that problem."""
+    def frames(self, lost: Lost = untold, skip: int = 0, busy: Callable[[], None] = lambda: None) -> Iterator[Captured]:
+        """Every frame but the first `skip`; where the file promised more than could be read, a last one says so.
+
+        Frames to skip are decoded and thrown away: jumping by number lands elsewhere in many containers. `busy` is
+        called every BUSY of them.
+        """
         seq = 0
         promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         try:
+            while seq < skip and not self._closed.is_set() and self._capture.grab():
+                seq += 1
+                if seq % BUSY == 0:
+                    busy()
             while not self._closed.is_set():
                 began = time.perf_counter()
                 read, picture = self._capture.read()
@@ -49,7 +58,7 @@ class Video:
                 yield self._captured(seq, picture, began)
                 seq += 1
             # some containers only estimate their number of frames, from the duration: one may be missing
-            if promised - seq > max(1, promised // 100) and not self._closed.is_set():
+            if promised - seq > max(1, promised // 100) and seq >= skip and not self._closed.is_set():
                 problem = f"{self._path}: {seq} of {promised} frames can be read, the rest is damaged or missing"
                 yield Captured(self.name, seq, time.time(), time.monotonic(), None, self._path, problem)
         finally:
