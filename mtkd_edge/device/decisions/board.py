@@ -29,6 +29,9 @@ class Status(msgspec.Struct, frozen=True):
     voted: int
     age: float | None
     last: Verdict | None
+    parts: int = 0
+    part: str = ""
+    """Of a triggered line: how many parts were decided, and the id of the latest; `last` is then that part's."""
 
 
 class Board:
@@ -39,8 +42,13 @@ class Board:
         rules: Mapping[str, Rules],
         latched: frozenset[str] = frozenset(),
         monotonic: Callable[[], float] = time.monotonic,
+        triggered: frozenset[str] = frozenset(),
     ) -> None:
-        """`latched`: lines with an alarm that nobody had acknowledged when the station last ended."""
+        """`latched`: lines with an alarm that nobody had acknowledged when the station last ended.
+
+        `triggered`: lines that are stepped by parts; between them it is silent, which alarms nobody.
+        """
+        self._triggered, self._part = triggered, dict.fromkeys(rules, "")
         self._rules, self._monotonic = dict(rules), monotonic
         self._lock = threading.Lock()
         self._memories = {name: Memory(since=monotonic(), latched=name in latched) for name in rules}
@@ -56,8 +64,8 @@ class Board:
         """What was set for a line."""
         return self._rules[source]
 
-    def step(self, verdict: Verdict) -> Alarm | None:
-        """One verdict -> the alarm it raises. Its age is what `latency_ms` says it is."""
+    def step(self, verdict: Verdict, part: str = "") -> Alarm | None:
+        """One verdict, of a frame or a part -> the alarm it raises. Its age is what `latency_ms` says it is."""
         name = verdict.source
         with self._lock:
             now = self._monotonic()
@@ -68,6 +76,7 @@ class Board:
             )
             self._last[name] = verdict
             self._sequence[name] += 1
+            self._part[name] = part
             return alarm
 
     def tick(self) -> list[tuple[str, Alarm]]:
@@ -76,6 +85,7 @@ class Board:
         with self._lock:
             now = self._monotonic()
             for name, rules in self._rules.items():
+                rules = msgspec.structs.replace(rules, fresh=None) if name in self._triggered else rules
                 self._memories[name], alarm = line.tick(self._memories[name], rules, now)
                 if alarm is not None:
                     found.append((name, alarm))
@@ -103,4 +113,6 @@ class Board:
                 voted=len(memory.votes),
                 age=None if memory.judged is None else max(0.0, now - memory.judged),
                 last=self._last.get(source),
+                parts=self._sequence[source] if source in self._triggered else 0,
+                part=self._part[source],
             )

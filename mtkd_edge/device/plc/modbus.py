@@ -4,6 +4,7 @@
     2       read discrete inputs     input n - 1: 1 only while the answer of line n is good
     3, 4    read registers           the table of `registers.py`
     5       write coil n - 1 to 1    acknowledge the alarms of line n, where that is allowed
+            coil 999 + n to 1        a part is there on line n, where that is allowed
     others  exception 1; any, when the station's beats have stopped: exception 4
 
 Written here, since it is one page of protocol, and the libraries that have it change the interface for servers with
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from mtkd_edge.device.decisions.board import Status
 from mtkd_edge.device.decisions.line import Answer
-from mtkd_edge.device.plc.registers import table
+from mtkd_edge.device.plc.registers import PARTS, parts, table
 from mtkd_edge.errors import MtkdError, UsageError
 
 HEAD = struct.Struct(">HHHB")
@@ -36,6 +37,8 @@ MOST = {1: 2000, 2: 2000, 3: 125, 4: 125}
 """Bits or registers in one answer."""
 Acknowledge = Callable[[str, str], None]
 """Called with a line's source and who acknowledges; may raise MtkdError."""
+TriggerPart = Callable[[str], object]
+"""Called with a line's source; may raise MtkdError."""
 
 
 class ModbusException(Exception):  # noqa: N818 - the name the protocol has for an answer that is a refusal
@@ -52,8 +55,10 @@ class Modbus:
     Listens at once; raises UsageError where it cannot.
     """
 
-    def __init__(self, host: str, port: int, acknowledge: Acknowledge | None = None) -> None:
-        self._acknowledge = acknowledge
+    def __init__(
+        self, host: str, port: int, acknowledge: Acknowledge | None = None, trigger: TriggerPart | None = None
+    ) -> None:
+        self._acknowledge, self._trigger = acknowledge, trigger
         self._beat, self._heard_at = 0, float("-inf")
         # one assignment replaces both, so no answer mixes two beats
         self._now: tuple[tuple[int, ...], tuple[Status, ...]] = ((0,) * 10, ())
@@ -117,6 +122,8 @@ class Modbus:
         if function == 5:
             return self._coil(address, number, statuses, who) or request[1:]
         have: Sequence[int] = registers
+        if function in (3, 4) and address >= PARTS:
+            have, address = parts(statuses), address - PARTS
         if function in (1, 2):
             have = [each.latched if function == 1 else each.answer is Answer.GOOD for each in statuses]
         if not 1 <= number <= MOST[function]:
@@ -128,14 +135,19 @@ class Modbus:
         return bytes([len(data)]) + data
 
     def _coil(self, address: int, value: int, statuses: Sequence[Status], who: str) -> bytes:
-        if self._acknowledge is None:
+        trigger, asked = address >= PARTS, self._trigger if address >= PARTS else self._acknowledge
+        address -= PARTS * trigger
+        if asked is None:
             raise ModbusException(ILLEGAL_FUNCTION)
         if address >= len(statuses):
             raise ModbusException(ILLEGAL_ADDRESS)
         if value != 0xFF00:  # a coil cannot be set back: a latch opens, it is not closed from outside
             raise ModbusException(ILLEGAL_VALUE)
         try:
-            self._acknowledge(statuses[address].source, who)
+            if trigger and self._trigger:
+                self._trigger(statuses[address].source)
+            elif self._acknowledge:
+                self._acknowledge(statuses[address].source, who)
         except MtkdError as error:
             raise ModbusException(FAILED) from error
         return b""

@@ -1,7 +1,9 @@
 """An OPC UA server that a controller or a SCADA system reads and subscribes to, with asyncua (extra `opcua`, LGPL).
 
     Objects / <station>   Heartbeat, Worst; and an object for each line with
-                          Answer (0 invalid, 1 good, 2 bad), Valid, Sequence, Latched, Score, Threshold, Regions, Age
+                          Answer (0 invalid, 1 good, 2 bad), Valid, Sequence, Latched, Score, Threshold, Regions, Age,
+                          Part, Parts (the latest part's id, how many were decided); where that is allowed the method
+                          Trigger(part) -> its id: a part is there
 
 Nodes are in the namespace NAMESPACE and have ids like "top.Answer", the same after every start. Nobody can write them.
 When the station's beats stop, Answer becomes 0 and Valid false by the server's own clock. The server has no encryption:
@@ -14,14 +16,14 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mtkd_edge.device.decisions.board import Status
 from mtkd_edge.device.decisions.line import Answer
 from mtkd_edge.device.plc.registers import CODES, worst
 from mtkd_edge.device.task import Task
-from mtkd_edge.errors import MissingExtraError, UsageError
+from mtkd_edge.errors import MissingExtraError, MtkdError, UsageError
 
 NAMESPACE = "urn:mtkd-edge"
 PACE = 0.05
@@ -29,15 +31,20 @@ STALE = 1.0
 """Seconds without a beat after which the answers are invalid."""
 START = 20.0
 
-Values = dict[str, float | int | bool]
+Values = dict[str, float | int | bool | str]
+TriggerPart = Callable[[str, str], str]
+"""Called with a line's source and a part's id, "" for none -> its id; may raise MtkdError."""
 
 
 class OpcUa:
     """An output (`station/pulse.py`). Listens when made; raises UsageError where it cannot, MissingExtraError without
     asyncua."""
 
-    def __init__(self, host: str, port: int, station: str, sources: Sequence[str]) -> None:
+    def __init__(
+        self, host: str, port: int, station: str, sources: Sequence[str], trigger: TriggerPart | None = None
+    ) -> None:
         _asyncua()
+        self._trigger = trigger
         self._host, self._port, self._station, self._sources = host, port, station, tuple(sources)
         self._heard: tuple[float, int, tuple[Status, ...]] = (-math.inf, 0, ())
         self._ready, self._closing = threading.Event(), threading.Event()
@@ -82,10 +89,14 @@ class OpcUa:
         space = await server.register_namespace(NAMESPACE)
         ua = _asyncua().ua
         kinds = {bool: ua.VariantType.Boolean, int: ua.VariantType.UInt32, float: ua.VariantType.Double}
+        kinds[str] = text = ua.VariantType.String
         root = await server.nodes.objects.add_object(ua.NodeId(self._station, space), f"{space}:{self._station}")
         parents = {
             source: await root.add_object(ua.NodeId(source, space), f"{space}:{source}") for source in self._sources
         }
+        for source, parent in parents.items() if self._trigger else ():
+            name = f"{space}:Trigger"
+            await parent.add_method(ua.NodeId(f"{source}.Trigger", space), name, self._method(source), [text], [text])
         nodes: dict[str, Any] = {}
         for name, value in self._values().items():
             source, _, last = name.rpartition(".")
@@ -94,6 +105,19 @@ class OpcUa:
             node.kind = kinds[type(value)]
             nodes[name] = node
         return nodes
+
+    def _method(self, source: str) -> Callable[..., Any]:
+        """What a client's call does."""
+        ua = _asyncua().ua
+
+        def trigger(parent: object, part: Any) -> Any:
+            assert self._trigger is not None, "the method is there where this is"
+            try:
+                return [ua.Variant(self._trigger(source, str(part.Value or "")), ua.VariantType.String)]
+            except MtkdError:
+                return ua.StatusCode(ua.StatusCodes.BadInvalidArgument)
+
+        return trigger
 
     def _values(self) -> Values:
         """{name of the node: value} now."""
@@ -115,6 +139,8 @@ def _line(status: Status | None) -> Values:
         "Score": float(last.score) if last and last.score is not None else -1.0,
         "Threshold": float(last.threshold) if last else -1.0,
         "Regions": len(last.regions) if last else 0,
+        "Part": status.part if status else "",
+        "Parts": status.parts % 2**32 if status else 0,
         "Age": round(status.age, 1) if status and status.age is not None else -1.0,
     }
 

@@ -14,6 +14,10 @@
        + 8     regions of the newest verdict
        + 9     age of the newest judged frame in hundredths of a second, 65535 for more or none
 
+    1000 ...   the parts of triggered lines, ten for each, line 1 at 1000:
+       + 0     how many were decided, 65535 is followed by 0
+       + 1     the latest one: 0 invalid, 1 good, 2 bad
+
 Zero is what a controller reads from a station that has just begun, and it means invalid.
 """
 
@@ -25,9 +29,12 @@ from collections.abc import Sequence
 
 from mtkd_edge.device.decisions.board import Status
 from mtkd_edge.device.decisions.line import Answer
+from mtkd_edge.verdict import State
 
 CODES = {Answer.INVALID: 0, Answer.GOOD: 1, Answer.BAD: 2}
 PER_LINE = 10
+PARTS = 1000
+"""Where the parts' registers and the triggers' coils begin."""
 WORD = 0xFFFF
 
 
@@ -35,6 +42,16 @@ def table(statuses: Sequence[Status], beat: int) -> tuple[int, ...]:
     """All registers at one moment."""
     head = [beat & WORD, CODES[worst(statuses)], len(statuses), *[0] * (PER_LINE - 3)]
     return (*head, *(word for status in statuses for word in _line(status)))
+
+
+def parts(statuses: Sequence[Status]) -> tuple[int, ...]:
+    """The registers from PARTS on."""
+    return tuple(word for status in statuses for word in (status.parts & WORD, _part(status), *[0] * (PER_LINE - 2)))
+
+
+def _part(status: Status) -> int:
+    codes = {State.INVALID: 0, State.NORMAL: 1, State.ANOMALOUS: 2}
+    return codes[status.last.state] if status.parts and status.last else 0
 
 
 def worst(statuses: Sequence[Status]) -> Answer:

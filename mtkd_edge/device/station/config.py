@@ -12,6 +12,8 @@ import msgspec
 
 from mtkd_edge.device.decisions.focus import FocusSpec
 from mtkd_edge.device.decisions.rules import Rules
+from mtkd_edge.device.decisions.window import Trigger
+from mtkd_edge.device.plc.gpio_gpiod import GpioConfig
 from mtkd_edge.errors import UsageError
 
 NAME = r"^[^\x00-\x1f]{1,100}$"
@@ -29,6 +31,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     follow: bool = False
     rules: Rules | None = None
     focus: FocusSpec = FocusSpec()
+    trigger: Trigger | None = None
 
     def __post_init__(self) -> None:
         given = [key for key in ("address", "address_file", "address_env") if getattr(self, key)]
@@ -52,7 +55,10 @@ class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[mqtt]`: a broker. `topic` defaults to mtkd/<station>; `pictures` sends the photo along, in base64."""
+    """`[mqtt]`: a broker. `topic` defaults to mtkd/<station>; `pictures` sends the photo along, in base64.
+
+    `trigger`: whoever may publish to <topic>/<source>/trigger says that a part is there.
+    """
 
     host: str
     port: int = 1883
@@ -65,6 +71,7 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     keepalive: int = 10
     what: What = "events"
     pictures: bool = False
+    trigger: bool = False
 
     def __post_init__(self) -> None:
         _port(self.port)
@@ -98,19 +105,25 @@ class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[modbus]`: a server that a controller reads. `acknowledge`: it may acknowledge alarms, by writing coils."""
+    """`[modbus]`: a server that a controller reads. By writing coils it may acknowledge alarms (`acknowledge`) and say
+    that a part is there (`trigger`).
+    """
 
     address: str = "127.0.0.1:1502"
     acknowledge: bool = False
+    trigger: bool = False
 
     def __post_init__(self) -> None:
         split(self.address)
 
 
 class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[opcua]`: a server that a controller or a SCADA system reads and subscribes to."""
+    """`[opcua]`: a server that a controller or a SCADA system reads and subscribes to. `trigger`: and where it calls a
+    method to say that a part is there.
+    """
 
     address: str = "127.0.0.1:4840"
+    trigger: bool = False
 
     def __post_init__(self) -> None:
         split(self.address)
@@ -141,12 +154,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     engine: str = ""
     source: tuple[Source, ...]
     rules: Rules = Rules()
-    silence: float = 1.0
+    silence: float = 0.9
     events: Events | None = None
     mqtt: MqttConfig | None = None
     webhook: tuple[WebhookConfig, ...] = ()
     modbus: ModbusConfig | None = None
     opcua: OpcUaConfig | None = None
+    gpio: GpioConfig | None = None
     serve: Serve | None = None
 
     def __post_init__(self) -> None:
@@ -156,6 +170,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError("mqtt and webhook send what [events] keeps: add [events] with a folder")
         if self.events is None and any((each.rules or self.rules).latch for each in self.source):
             raise ValueError("latch wants [events]: an alarm is acknowledged as one of them")
+        if self.events is None and any(each.trigger for each in self.source):
+            raise ValueError("[source.trigger] wants [events]: the decision about a part is one of them")
         names = [each.name for each in self.webhook]
         if len(set(names)) < len(names):
             raise ValueError("webhooks want names that differ")

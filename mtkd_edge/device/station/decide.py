@@ -1,4 +1,7 @@
-"""The sink of a station: every verdict steps the rules of its line, and what matters is kept as an event."""
+"""The sink of a station: every verdict steps the rules of its line, and what matters is kept as an event.
+
+A triggered line is stepped by its parts instead: their frames go to `decisions/parts.py`, and every part is one event.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import msgspec
 from mtkd_edge.device.decisions.board import Board
 from mtkd_edge.device.decisions.focus import in_mm
 from mtkd_edge.device.decisions.line import Alarm
+from mtkd_edge.device.decisions.parts import Parts
+from mtkd_edge.device.decisions.window import Decision, Shot
 from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.events.draft import Draft
 from mtkd_edge.device.events.record import Kind
@@ -21,7 +26,7 @@ from mtkd_edge.verdict import State, Verdict
 
 
 class Decide:
-    """An alarm raised by a frame is that frame's event: no frame is kept twice. `scales`: mm a pixel by source."""
+    """An alarm raised by a frame or part is its event: none is kept twice. `scales`: mm a pixel by source."""
 
     name = "events"
 
@@ -34,21 +39,59 @@ class Decide:
         clock: Clock,
         closing: Callable[[], None],
         losses: Callable[[], Counter[str]],
+        parts: Parts | None = None,
     ) -> None:
+        # what a part keeps is its worst frame, which may be a normal one: too few frames make a part invalid
+        self.every_map = keep == "all" or parts is not None
+        self._parts = parts
         self._board, self._recorder, self._keep, self._scales = board, recorder, keep, scales
         self._clock, self._closing, self._losses = clock, closing, losses
         self._unkept: Counter[str] = Counter()
 
     def __call__(self, verdict: Verdict, photo: Photo | None, values: Map | None) -> None:
         """Step, and keep. Raises EventStoreBehind where there is no room; for an alarm there is."""
-        alarm = self._board.step(verdict)
-        if self._recorder is None or not (alarm or self._keep == "all" or verdict.state is not State.NORMAL):
+        triggered = self._parts is not None and verdict.source in self._parts.sources
+        if self._parts is not None and triggered:
+            self._parts.frame(Shot(verdict, photo, values))
+        alarm = None if triggered else self._board.step(verdict)
+        wanted = self._keep == "all" or (not triggered and verdict.state is not State.NORMAL)
+        if self._recorder is None or not (alarm or wanted):
             return
         kind = Kind.ALARM if alarm else Kind.VERDICT
         draft = Draft(
             kind, verdict, photo, values, self._clock.stamp(), mm=in_mm(verdict.regions, self._scale(verdict))
         )
         self._offer(draft, alarm)
+
+    def part(self, source: str, decision: Decision) -> None:
+        """A part is decided: the rules of its line are stepped, and the decision is kept, whatever it is.
+
+        It has the picture of its worst frame, unless it is good and only events are kept.
+        """
+        stamp, shot = self._clock.stamp(), decision.window.shot
+        blank = Verdict(source, -1, stamp.wall, State.INVALID, None, 0.0)
+        verdict = msgspec.structs.replace(
+            shot.verdict if shot else blank, state=decision.state, reason=decision.reason, latency_ms={}
+        )
+        if decision.state is State.INVALID:
+            verdict = msgspec.structs.replace(verdict, score=None, regions=())
+        alarm = self._board.step(verdict, decision.window.part)
+        if self._recorder is None:
+            return
+        shown = shot if decision.state is not State.NORMAL or self._keep == "all" else None
+        draft = Draft(
+            Kind.ALARM if alarm else Kind.PART,
+            verdict,
+            shown.photo if shown else None,
+            shown.values if shown else None,
+            stamp,
+            mm=in_mm(verdict.regions, self._scale(verdict)),
+            part=decision.window.part,
+        )
+        try:
+            self._offer(draft, alarm, urgent=True)
+        except EventStoreBehind as error:
+            self._unkept[f"parts not kept: {error}"] += 1
 
     def alarm(self, source: str, alarm: Alarm) -> None:
         """An alarm that no frame has raised: silence, or one that the rate limit had kept back."""
@@ -76,12 +119,19 @@ class Decide:
     def _scale(self, verdict: Verdict) -> float | None:
         return self._scales.get(verdict.source)
 
-    def _offer(self, draft: Draft, alarm: Alarm | None) -> None:
+    def _offer(self, draft: Draft, alarm: Alarm | None, urgent: bool = False) -> None:
+        """Raises EventStoreBehind; an alarm, and what is `urgent`, gives up its pictures before."""
         assert self._recorder is not None, "the callers have looked"
-        if alarm is None:
+        if alarm is None and not urgent:
             return self._recorder.offer(draft)
+        if alarm is None:
+            return self._pressed(draft)
         latched = self._board.rules(draft.verdict.source).latch and self._board.status(draft.verdict.source).latched
         draft = replace(draft, reason=alarm.reason, latched=latched, skipped=alarm.skipped)
+        return self._pressed(draft)
+
+    def _pressed(self, draft: Draft) -> None:
+        assert self._recorder is not None, "the callers have looked"
         try:
             return self._recorder.offer(draft)
         except EventStoreBehind:
