@@ -14,6 +14,7 @@ from typing import Any
 import factory
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from factory import Factory
 
@@ -76,16 +77,20 @@ def test_help_groups_the_commands_in_the_order_of_the_work(capfd: pytest.Capture
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
-    """0.25 s of processor time, best of five: the wall clock would measure the other jobs of this machine."""
+    """Twice the processor time of `import typer` at most (0.23 s beside 0.14 s): seconds would measure the machine."""
     code = "import sys; from mtkd_edge.cli.app import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
-    spent = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert not {"numpy", "cv2", "rich", "torch", "openvino", "onnx"} & set(done.stderr.split())
-    assert min(spent) < 0.25
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+    assert not {"numpy", "cv2", "rich", "torch", "openvino", "onnx"} & set(loaded)
+    bare, ours = zip(*[(processor_seconds("import typer"), processor_seconds(code)) for _ in range(5)], strict=True)
+    assert min(ours) < 2 * min(bare)
+
+
+def processor_seconds(code: str) -> float:
+    """What a Python process takes to run it, waiting apart."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_a_typing_slip_is_answered_with_the_command_that_was_meant(capfd: pytest.CaptureFixture[str]) -> None:
@@ -165,9 +170,17 @@ def test_a_missing_extra_ends_with_5_and_its_pip_line(package: str, words: list[
 
 
 def test_a_graph_the_runtime_refuses_ends_with_6(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (engine / bundle.FEATURES).write_bytes(b"no graph")
+    graph = onnx.load(engine / bundle.FEATURES)
+    graph.graph.node[0].op_type = "Unheard"
+    onnx.save(graph, engine / bundle.FEATURES)
     reseal(engine)
     assert failed(capfd, "check", str(engine))["exit_code"] == 6
+
+
+def test_a_graph_that_is_none_ends_with_4(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (engine / bundle.FEATURES).write_bytes(b"no graph")
+    reseal(engine)
+    assert failed(capfd, "check", str(engine))["exit_code"] == 4
 
 
 def test_a_base_install_that_cannot_run_an_engine_ends_with_6(

@@ -33,7 +33,8 @@ def test_all_parts_of_the_machine_are_looked_at(report: doctor.Report) -> None:
     groups = {finding.group for finding in report.findings}
     assert groups == {"python", "packages", "openvino", "nvidia", "cameras", "disk", "weights"}
     extras = {finding.name for finding in report.findings if finding.group == "packages"}
-    assert extras == {"base", "train", "tensorrt", "rtx", "rtx-builder", "mqtt", "serve", "opcua", "dev"}
+    runtimes, station = {"tensorrt", "rtx", "rtx-builder", "graph"}, {"mqtt", "serve", "opcua", "gpio"}
+    assert extras == {"base", "train", "dev"} | runtimes | station
 
 
 def test_one_failure_makes_the_report_fail() -> None:
@@ -120,6 +121,31 @@ def test_a_camera_is_named_and_a_closed_one_says_which_group_opens_it(
 def test_no_camera_is_a_warning(tmp_path: Path) -> None:
     (finding,) = doctor_machine.cameras(tmp_path, tmp_path)
     assert finding.status == "warn"
+
+
+@pytest.mark.parametrize(
+    ("present", "status", "words"),
+    [
+        ((), "warn", "cannot be read"),
+        (("videotestsrc",), "warn", "cannot be read"),
+        (("pnmenc",), "ok", "without Aravis"),
+        (("pnmenc", "aravissrc"), "ok", "with Aravis"),
+    ],
+)
+def test_gstreamer_is_there_with_what_its_sources_need(
+    present: tuple[str, ...], status: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if present:
+        for name, text in (
+            ("gst-launch-1.0", "exit 0"),
+            ("gst-inspect-1.0", f"case ' {' '.join(present)} ' in *\" $1 \"*) exit 0;; esac; exit 1"),
+        ):
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (finding,) = doctor_machine.gstreamer()
+    assert (finding.status, words in finding.found) == (status, True)
+    assert bool(finding.fix) == (status == "warn")
 
 
 @pytest.mark.parametrize(("free", "status"), [(50e9, "ok"), (1e9, "warn"), (1e6, "fail")])

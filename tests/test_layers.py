@@ -23,10 +23,12 @@ VENDORS = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt_rtx",
     "pycuda": "cuda",
+    "cuda": "cuda",  # cuda-bindings, extra `graph`
     "paho": "paho",  # MQTT, extra `mqtt`
     "starlette": "starlette",  # the page, extra `serve`
     "uvicorn": "uvicorn",  # its server, extra `serve`
     "asyncua": "asyncua",  # OPC UA for a PLC, extra `opcua`
+    "gpiod": "gpiod",  # wires, extra `gpio`
 }
 """A vendor runtime and the word that the name of a file importing it must contain."""
 DEVICE_MAY = {"numpy", "msgspec", "cv2", *VENDORS}

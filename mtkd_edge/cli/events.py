@@ -28,7 +28,7 @@ StateOption = Annotated[
     Literal["", "anomalous", "invalid", "normal"], typer.Option("--state", help="Only this state.", show_default=False)
 ]
 KindOption = Annotated[
-    Literal["", "verdict", "alarm", "acknowledged"],
+    Literal["", "verdict", "alarm", "acknowledged", "part"],
     typer.Option("--kind", help="Only this kind.", show_default=False),
 ]
 Since = Annotated[str, typer.Option(metavar="TIME", help="From 30m, 2h, 7d ago, or from 2026-01-31T08:00.")]

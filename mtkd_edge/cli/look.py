@@ -75,6 +75,7 @@ def bench(engine: EngineArgument, batch: Batches = None, seconds: Seconds = 2.0,
     from mtkd_edge import bundle
     from mtkd_edge.device import bench as bencher
     from mtkd_edge.device import engines
+    from mtkd_edge.device.engine import Pipelined
 
     manifest = bundle.load_engine(engine)
     frame = manifest.model.frame
@@ -82,8 +83,16 @@ def bench(engine: EngineArgument, batch: Batches = None, seconds: Seconds = 2.0,
         batches = sizes(batch) if batch else [size for size in USUAL if size <= loaded.batch]
         rows = bencher.bench(loaded, (frame.height, frame.width, 3), batches, seconds, listener)
         floor = lower_bound(engine, loaded)
+        remark = loaded.remark if isinstance(loaded, Pipelined) else ""
     text = console.table(speeds(rows)) + (f"\nfloor {floor.milliseconds:.2f} ms a frame" if floor else "")
-    value = {"engine": str(engine), "rows": rows, "floor": floor, "machine": platform.processor() or platform.machine()}
+    text += f"\n{remark}" if remark else ""
+    value = {
+        "engine": str(engine),
+        "rows": rows,
+        "floor": floor,
+        "remark": remark,
+        "machine": platform.processor() or platform.machine(),
+    }
     console.emit(value, text, as_json=json)
 
 

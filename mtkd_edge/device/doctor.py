@@ -23,6 +23,7 @@ CHECKS: tuple[Check, ...] = (
     doctor_nvidia.toolkit,
     doctor_nvidia.jetson,
     doctor_machine.cameras,
+    doctor_machine.gstreamer,
     doctor_machine.disk,
     doctor_machine.models,
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from mtkd_edge.device.doctor_report import Finding, Status
+from mtkd_edge.device.sources.pipeline import LAUNCH, PACKAGES
 
 DEVICES, CLASSES = Path("/dev"), Path("/sys/class/video4linux")
 LITTLE_GB = 5.0
@@ -30,6 +32,21 @@ def _camera(node: Path, label: Path) -> Finding:
     return Finding(
         "cameras", str(node), "warn", f"{name}: permission denied", "sudo usermod -aG video $USER, then log in again"
     )
+
+
+def gstreamer() -> list[Finding]:
+    """What `gst:` sources need, and whether GenICam cameras can be read with it."""
+    inspect = shutil.which("gst-inspect-1.0")
+    if shutil.which(LAUNCH) is None or inspect is None or not _has(inspect, "pnmenc"):
+        what = f"no {LAUNCH} with pnmenc: gst: sources cannot be read"
+        return [Finding("cameras", "gstreamer", "warn", what, PACKAGES)]
+    aravis = "with" if _has(inspect, "aravissrc") else "without"
+    return [Finding("cameras", "gstreamer", "ok", f"gst: sources can be read, {aravis} Aravis for GenICam cameras")]
+
+
+def _has(inspect: str, element: str) -> bool:
+    # not --exists: that wants a version of at least 1.0, and the plugin of Aravis is 0.8
+    return subprocess.run([inspect, element], capture_output=True, timeout=30).returncode == 0
 
 
 def disk(folder: Path = Path()) -> list[Finding]:

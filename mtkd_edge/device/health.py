@@ -1,9 +1,12 @@
-"""How each source is: starting, running, stalled, reconnecting, ended; and when it was away, for how long.
+"""How each source is: starting, running, stalled, blocked, reconnecting, auth-failed, ended; when and how long away.
 
-    starting -> running <-> stalled -> reconnecting -> running ... -> ended
+    starting -> running <-> stalled -> reconnecting | auth-failed -> running ... -> ended
+                running <-> blocked
 
-`stalled`: a live source has sent nothing for `silence` seconds, its connection still stands. An outage begins with the
-last frame before it and ends with the first one after it.
+`stalled`: a live source has sent nothing for `silence` seconds, its connection still stands. `blocked`: its frames
+come, and for as long none was taken: whoever scores is slow, which is never a reason to restart a camera.
+`auth-failed`: it refuses our login. An outage begins with the last frame before it and ends with the first one after
+it; being blocked is none. Processes that crashed or hung and were started anew are counted, of sources and the engine.
 """
 
 from __future__ import annotations
@@ -16,8 +19,12 @@ from enum import Enum
 
 import msgspec
 
+from mtkd_edge.device.sources.base import Loss
+
 KEPT = 1000
 """Outages remembered per source; the number and the seconds of all are kept beside them."""
+BLOCKED = "its frames are not taken: the engine or a sink is slow"
+NOBODY: Mapping[str, float] = {}
 
 
 class Condition(str, Enum):
@@ -26,7 +33,9 @@ class Condition(str, Enum):
     STARTING = "starting"
     RUNNING = "running"
     STALLED = "stalled"
+    BLOCKED = "blocked"
     RECONNECTING = "reconnecting"
+    AUTH_FAILED = "auth-failed"
     ENDED = "ended"
 
 
@@ -40,6 +49,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 Tell = Callable[[Event], None]
+RUNS = (Condition.RUNNING, "")
 
 
 def untold(event: Event) -> None:
@@ -56,13 +66,14 @@ class Outage(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One source's condition, the reason for it, and its outages (the latest KEPT of them)."""
+    """One source's condition, the reason for it, its outages (the latest KEPT of them), and its lost processes."""
 
     condition: Condition
     reason: str
     outages: tuple[Outage, ...]
     outage_count: int
     outage_seconds: float
+    restarts: int
 
 
 class _Entry:
@@ -74,6 +85,8 @@ class _Entry:
         self.reason = ""
         self.last = time.monotonic()
         self.away = ""
+        self.blocked = False
+        self.restarts = 0
         self.outages: deque[Outage] = deque(maxlen=KEPT)
         self.count, self.seconds = 0, 0.0
 
@@ -86,6 +99,7 @@ class Health:
         self._silence = silence
         self._tell = tell
         self._entries = {name: _Entry(is_live) for name, is_live in live.items()}
+        self._engine_restarts = 0
 
     def frame(self, source: str) -> None:
         """A frame has come."""
@@ -97,14 +111,28 @@ class Health:
                 entry.outages.append(outage)
                 entry.count, entry.seconds, entry.away = entry.count + 1, entry.seconds + outage.seconds, ""
             entry.last = now
-            event = self._change(source, entry, Condition.RUNNING, "")
+            event = self._change(source, entry, *((Condition.BLOCKED, BLOCKED) if entry.blocked else RUNS))
         self._send(event)
 
-    def lost(self, source: str, reason: str) -> None:
-        """The connection is gone, or could not be made; the source goes on trying."""
+    def lost(self, source: str, reason: str, loss: Loss = Loss.CONNECTION) -> None:
+        """What gives the frames is gone, or could not be had; the source goes on trying."""
         with self._lock:
-            event = self._leave(source, self._entries[source], Condition.RECONNECTING, reason)
+            entry = self._entries[source]
+            entry.restarts += loss is Loss.WORKER
+            condition = Condition.AUTH_FAILED if loss is Loss.LOGIN else Condition.RECONNECTING
+            event = self._leave(source, entry, condition, reason)
         self._send(event)
+
+    def engine_restarted(self, reason: str) -> None:
+        """The engine has crashed, hung or failed, and was started anew."""
+        with self._lock:
+            self._engine_restarts += 1
+        self._send(Event("engine", "restarted", reason, time.time()))
+
+    @property
+    def engine_restarts(self) -> int:
+        """How often."""
+        return self._engine_restarts
 
     def ended(self, source: str, reason: str) -> None:
         """No further frame will come."""
@@ -112,14 +140,21 @@ class Health:
             event = self._change(source, self._entries[source], Condition.ENDED, reason)
         self._send(event)
 
-    def check(self) -> None:
-        """Call this several times a second: notices live sources that have fallen silent."""
+    def check(self, waits: Mapping[str, float] = NOBODY) -> None:
+        """Call this several times a second: notices sources that are silent, and those that nobody takes frames from.
+
+        `waits`: for how many seconds a source's frames have been waiting without one being taken.
+        """
         for source, entry in self._entries.items():
             with self._lock:
+                entry.blocked = waits.get(source, 0.0) > self._silence
                 silent = time.monotonic() - entry.last > self._silence
                 event = None
-                if entry.live and entry.condition is Condition.RUNNING and silent:
-                    event = self._leave(source, entry, Condition.STALLED, f"no frame for {self._silence:g} s")
+                if entry.condition in (Condition.RUNNING, Condition.BLOCKED):
+                    if entry.live and silent:
+                        event = self._leave(source, entry, Condition.STALLED, f"no frame for {self._silence:g} s")
+                    else:
+                        event = self._change(source, entry, *((Condition.BLOCKED, BLOCKED) if entry.blocked else RUNS))
             self._send(event)
 
     def record(self, source: str) -> Record:
@@ -134,6 +169,7 @@ class Health:
                 outages=(*entry.outages, *current),
                 outage_count=entry.count + len(current),
                 outage_seconds=entry.seconds + sum(outage.seconds for outage in current),
+                restarts=entry.restarts,
             )
 
     def _leave(self, source: str, entry: _Entry, condition: Condition, reason: str) -> Event | None:

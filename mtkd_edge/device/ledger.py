@@ -27,6 +27,11 @@ class Account(msgspec.Struct, frozen=True):
     waiting: int
 
 
+def taken(account: Account) -> int:
+    """Frames that have a verdict, or will have one."""
+    return account.captured - sum(account.dropped.values())
+
+
 class Ledger:
     """One account per source. Raises KeyError for a source it was not made for."""
 

@@ -8,6 +8,7 @@ the mailbox's lock, so that a frame is either waiting here or accounted for.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 
 from mtkd_edge.device.ledger import Ledger
@@ -29,16 +30,24 @@ class Mailbox:
         self._newest: dict[str, Prepared] = {}
         self._queue: deque[Prepared] = deque()
         self._bytes = 0
+        self._since: dict[str, float] = {}
         self._closed = False
         self._live_turn = True
 
     def offer(self, prepared: Prepared) -> bool:
-        """The newest frame of a live source. False once closed: the frame then does not count as captured."""
+        """The newest frame of a live source. False once closed: the frame then does not count as captured.
+
+        Frames that it has overwritten before it came here count as captured and dropped.
+        """
         source = prepared.captured.source
         with self._changed:
             if self._closed:
                 return False
+            for _ in range(prepared.captured.missed):
+                self._ledger.capture(source)
+                self._ledger.drop(source, OVERWRITTEN)
             self._ledger.capture(source)
+            self._since.setdefault(source, time.monotonic())
             if source in self._newest:
                 self._ledger.drop(source, OVERWRITTEN)
             self._newest[source] = prepared  # keeps the source's place in the row, so that none is starved
@@ -48,11 +57,14 @@ class Mailbox:
     def put(self, prepared: Prepared) -> bool:
         """A frame of a file; waits for room. False once closed: the frame then does not count as captured."""
         size = _size(prepared)
+        source = prepared.captured.source
         with self._changed:
+            self._since.setdefault(source, time.monotonic())
             self._changed.wait_for(lambda: self._closed or self._has_room(size))
             if self._closed:
                 return False
-            self._ledger.capture(prepared.captured.source)
+            self._ledger.capture(source)
+            self._since.setdefault(source, time.monotonic())  # others of its frames were taken meanwhile
             self._queue.append(prepared)
             self._bytes += size
             self._changed.notify_all()
@@ -73,8 +85,18 @@ class Mailbox:
                 most = 1 if self._live else most
                 taken = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
                 self._bytes -= sum(map(_size, taken))
+            for prepared in taken:
+                self._since.pop(prepared.captured.source, None)
+            for prepared in self._queue if taken and not live else ():
+                self._since.setdefault(prepared.captured.source, time.monotonic())
             self._changed.notify_all()
             return taken
+
+    def waits(self) -> dict[str, float]:
+        """Sources whose frames wait, and for how many seconds none of them has been taken."""
+        with self._changed:
+            now = time.monotonic()
+            return {source: now - since for source, since in self._since.items()}
 
     def close(self) -> None:
         """Nothing more comes in; what waits can still be taken."""

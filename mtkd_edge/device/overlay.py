@@ -80,9 +80,11 @@ def scaled_heat(values: NDArray[np.float32], level: float) -> NDArray[np.float32
 def blend(picture: Frame, heat: NDArray[np.float32]) -> Frame:
     """The heat, in the colours of inferno, over the picture: invisible below FAINT, then more and more opaque."""
     # the darkest third of inferno would vanish on a dark part
-    colours = cv2.applyColorMap((85 + heat * 170).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    opacity = (np.clip((heat - FAINT) / (FULL - FAINT), 0, 1) * STRONG)[:, :, None]
-    return np.asarray(picture * (1 - opacity) + colours * opacity + 0.5).astype(np.uint8)
+    colours = cv2.applyColorMap((85 + heat * 170).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    opacity = np.clip((heat - FAINT) / (FULL - FAINT), 0, 1) * np.float32(STRONG)
+    # a third of what the same sum takes in numpy, of which it was most of an overlay's time
+    mixed = cv2.blendLinear(picture, cv2.cvtColor(colours, cv2.COLOR_BGR2RGB), 1 - opacity, opacity)
+    return mixed.astype(np.uint8, copy=False)
 
 
 def sheet(pictures: Sequence[Frame], columns: int = 4, cell: int = 400, gap: int = 8) -> Frame:

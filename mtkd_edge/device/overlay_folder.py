@@ -34,6 +34,7 @@ class OverlayFolder:
         self, folder: Path, spec: FrameSpec, threshold: Threshold, which: Literal["anomalous", "all"] = "anomalous"
     ) -> None:
         self.name = str(folder)
+        self.every_map = which == "all"
         self._folder, self._spec, self._threshold, self._which = folder, spec, threshold, which
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,8 @@ class OverlayFolder:
         if self._which == "anomalous" and verdict.state is not State.ANOMALOUS:
             return
         picture = draw(photo, values, verdict, self._threshold, self._spec)
-        coded, data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        turned = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)  # a reversed view would be copied pixel by pixel
+        coded, data = cv2.imencode(".jpg", turned, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         if not coded:
             raise DataError(f"the overlay of {verdict.source} #{verdict.seq} cannot be coded as JPEG")
         path = self._folder / file_name(verdict)

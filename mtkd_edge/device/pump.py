@@ -5,7 +5,7 @@ from __future__ import annotations
 from mtkd_edge.device.health import Health
 from mtkd_edge.device.mailbox import Mailbox
 from mtkd_edge.device.prepare import prepare
-from mtkd_edge.device.sources.base import Source
+from mtkd_edge.device.sources.base import Loss, Source
 from mtkd_edge.device.task import Task
 from mtkd_edge.errors import SourceError
 from mtkd_edge.frames import FrameSpec
@@ -38,10 +38,13 @@ class Pump:
         """Whether no frame is missed by not waiting any longer: a camera stopped in the middle of a read has none."""
         return self.failed is not None or not self._task.is_alive() or (self._stopped and self.live)
 
+    def _lost(self, reason: str, loss: Loss = Loss.CONNECTION, /) -> None:
+        self._health.lost(self._source.name, reason, loss)
+
     def _work(self) -> None:
         name = self._source.name
         try:
-            for captured in self._source.frames(lambda why: self._health.lost(name, why)):
+            for captured in self._source.frames(self._lost):
                 self._health.frame(name)
                 if not self._leave(prepare(captured, self._spec)):
                     break

@@ -1,6 +1,7 @@
 """Where verdicts go. A sink is anything that can be called with (verdict, photo or None, map or None).
 
-It may also have a `name`, a `close()`, and `slow = True` if it should work on a thread of its own (pictures). A sink
+It may also have a `name`, a `close()`, `slow = True` if it should work on a thread of its own (pictures), and
+`every_map = False` if the maps of normal frames without regions may be None, which saves copying them. A sink
 that raises is counted and told of once for each kind of failure; it never stops the scoring. The lines of `JsonLines`
 and `CsvTable` are whole or absent: what a full disk cut off is closed by a line end before the next one.
 
@@ -10,7 +11,9 @@ This file knows nothing of engines and sources.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import os
 import queue
 import threading
 import time
@@ -37,6 +40,10 @@ ROOM = 16
 PATIENCE = 2.0
 """Seconds that a slow sink gets to finish once the watch has ended."""
 SKIPPED = "skipped: the sink is slower than the camera"
+TAIL = 4 << 20
+"""Bytes at the end of a file that may hold verdicts of frames which are judged again after a crash."""
+Known = tuple[str, int, str]
+"""Source, seq and path of a verdict."""
 UNFINISHED = "unfinished when the watch ended"
 
 
@@ -123,11 +130,22 @@ def guard(sink: Sink, lossless: bool, tell: Tell = untold) -> Guard:
 class Lines:
     """Lines written whole and at once to a stream, or to the end of a file, which is then closed with this."""
 
-    def __init__(self, out: BinaryIO | Path) -> None:
+    every_map = False
+
+    def __init__(self, out: BinaryIO | Path, known: set[Known] | None = None) -> None:
+        """`known`: verdicts that are not written, since they stand in the file already."""
+        self._known = known or set()
         self.name = str(out) if isinstance(out, Path) else str(getattr(out, "name", "stream"))
         self._own = isinstance(out, Path)
         self._out: BinaryIO = _appended(out) if isinstance(out, Path) else out
-        self._torn = False
+        self._torn = isinstance(out, Path) and _torn(out)
+
+    def known(self, verdict: Verdict) -> bool:
+        """Whether it stands in the file already; it is then asked for once."""
+        key = verdict.source, verdict.seq, verdict.path
+        known = key in self._known
+        self._known.discard(key)
+        return known
 
     def write(self, line: bytes) -> None:
         """`line` without its end. Raises OSError where it could not be written whole."""
@@ -149,25 +167,64 @@ class JsonLines(Lines):
 
     def __call__(self, verdict: Verdict, photo: Photo | None, values: Map | None) -> None:
         """Write the verdict."""
+        if self.known(verdict):
+            return
         self.write(msgspec.json.encode(verdict))
 
 
 class CsvTable(Lines):
     """One row a verdict, for spreadsheets: the columns are COLUMNS, `regions` is their number."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, known: set[Known] | None = None) -> None:
+        super().__init__(path, known)
         if path.stat().st_size == 0:
             self.write(",".join(COLUMNS).encode())
 
     def __call__(self, verdict: Verdict, photo: Photo | None, values: Map | None) -> None:
         """Write the row."""
+        if self.known(verdict):
+            return
         score = "" if verdict.score is None else f"{verdict.score:.9g}"
         when = datetime.fromtimestamp(verdict.captured, timezone.utc).isoformat(timespec="milliseconds")
         total = f"{verdict.latency_ms.get('total', 0.0):.3f}"
         row = (verdict.source, verdict.seq, when, verdict.state.value, score, f"{verdict.threshold:.9g}")
         cells = map(str, (*row, len(verdict.regions), total, verdict.path, verdict.reason))
         self.write(",".join(map(_cell, cells)).encode())
+
+
+class _Line(msgspec.Struct):
+    source: str
+    seq: int
+    path: str = ""
+
+
+def last_lines(path: Path) -> set[Known]:
+    """The verdicts at the end of a file of `JsonLines` or a table of `CsvTable`: of the last TAIL bytes."""
+    if not path.is_file():
+        return set()
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL))
+        lines = file.read().splitlines()
+    if path.suffix == ".csv":
+        place, rows = COLUMNS.index("path"), csv.reader(line.decode(errors="replace") for line in lines)
+        return {(row[0], int(row[1]), row[place]) for row in rows if len(row) == len(COLUMNS) and row[1].isdecimal()}
+    found: set[Known] = set()
+    for line in lines:
+        try:
+            each = msgspec.json.decode(line, type=_Line)
+        except msgspec.DecodeError:
+            continue  # cut off, by the beginning of the tail or by the end of the power
+        found.add((each.source, each.seq, each.path))
+    return found
+
+
+def _torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _cell(text: str) -> str:

@@ -31,13 +31,17 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One source. captured = scored + invalid + the sum of dropped; scored = normal + anomalous."""
+    """One source. captured = scored + invalid + the sum of dropped; scored = normal + anomalous.
+
+    `replaced`: processes that decoded its photos and died, by what they died of.
+    """
 
     source: str
     captured: int
     scored: int
     invalid: int
     dropped: dict[str, int]
+    replaced: dict[str, int] = {}
     normal: int
     anomalous: int
     condition: Condition
@@ -45,12 +49,17 @@ class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
     outages: tuple[Outage, ...]
     outage_count: int
     outage_seconds: float
+    restarts: int
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole watch. `throughput`: verdicts a second between the first frame and the last verdict."""
+    """The whole watch. `throughput`: verdicts a second between the first frame and the last verdict.
+
+    `engine_restarts`, and `restarts` of a source, count processes that crashed or hung and were started anew.
+    """
 
     engine: str
+    engine_restarts: int
     began: float
     seconds: float
     throughput: float
@@ -105,7 +114,13 @@ def percentiles(classes: Mapping[int, int]) -> Percentiles:
 
 
 def summarise(
-    engine: str, accounts: Mapping[str, Account], health: Health, tally: Tally, guards: Sequence[Guard], seconds: float
+    engine: str,
+    accounts: Mapping[str, Account],
+    health: Health,
+    tally: Tally,
+    guards: Sequence[Guard],
+    seconds: float,
+    replaced: Mapping[str, Mapping[str, int]],
 ) -> Summary:
     """Everything that was counted, as one value."""
     sources = []
@@ -118,6 +133,7 @@ def summarise(
                 scored=account.scored,
                 invalid=account.invalid,
                 dropped=account.dropped,
+                replaced=dict(replaced.get(name, {})),
                 normal=tally.verdicts[name, State.NORMAL],
                 anomalous=tally.verdicts[name, State.ANOMALOUS],
                 condition=record.condition,
@@ -125,10 +141,12 @@ def summarise(
                 outages=record.outages,
                 outage_count=record.outage_count,
                 outage_seconds=record.outage_seconds,
+                restarts=record.restarts,
             )
         )
     return Summary(
         engine=engine,
+        engine_restarts=health.engine_restarts,
         began=tally.began,
         seconds=seconds,
         throughput=tally.throughput(),
@@ -147,7 +165,11 @@ def text(summary: Summary) -> str:
         lines.append(f"  {source.normal} normal, {source.anomalous} anomalous, {source.invalid} invalid{dropped}")
         if source.condition is Condition.ENDED and source.reason:
             lines.append(f"  ended: {source.reason}")
+        lines += [f"  {count} decoders replaced ({why})" for why, count in source.replaced.items()]
         lines += _outages(source)
+        lines += [f"  its process was restarted {_count(source.restarts, 'time')}"] if source.restarts else []
+    if summary.engine_restarts:
+        lines.append(f"the engine was restarted {_count(summary.engine_restarts, 'time')}")
     if summary.latency_ms:
         lines.append(f"{summary.throughput:.1f} frames a second over {summary.seconds:.1f} s with {summary.engine}")
         width = max(map(len, summary.latency_ms))

@@ -7,14 +7,16 @@ committed events were lost when the power of a test machine was cut). Rows are c
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from mtkd_edge.device.events.record import Event, Kind
+from mtkd_edge.device.sources.base import Mark
 from mtkd_edge.errors import DataError
 
 FILE = "events.db"
@@ -32,6 +34,17 @@ create index if not exists event_about on event(about) where about <> '';
 create table if not exists sink(name text primary key, sent text not null, skipped integer not null default 0)
   without rowid;
 """
+PROGRESS = """
+create table if not exists progress(
+  source text not null, item text not null, size integer not null, changed integer not null, frames integer not null,
+  seq integer not null, primary key(source, item)
+) without rowid;
+"""
+"""Added to stores of before without another version: who does not know it does not miss it."""
+WHOLE = ""
+"""The item whose `seq` is that of the source's newest frame that is done, also once all its files are forgotten."""
+PICTURE = re.compile(r"pictures/[0-9A-Za-z]{1,6}/[0-9A-Za-z]{1,26}(-heat\.png|\.jpg)")
+"""What `pictures.names` makes."""
 ROW = "insert or ignore into event(id, kind, source, state, wall, size, latched, about, body) values(?,?,?,?,?,?,?,?,?)"
 
 
@@ -92,6 +105,8 @@ class Database:
         if found == 0 and not readonly:
             self._connection.executescript(SCHEMA)
             self._connection.execute(f"pragma user_version={VERSION}")
+        if not readonly:
+            self._connection.executescript(PROGRESS)
 
     def close(self) -> None:
         """Close the connection. Calling it twice is harmless."""
@@ -124,6 +139,28 @@ class Database:
             if event.kind is Kind.ACKNOWLEDGED:
                 text = "update event set acknowledged=1 where source=? and latched=1 and id<=?"
                 self._connection.execute(text, (event.source, event.about))
+
+    def advance(self, marks: Iterable[tuple[str, Mark]]) -> None:
+        """Remember what is done, by source."""
+        rows = []
+        for source, mark in marks:
+            rows.append((source, mark.item, mark.size, mark.changed, mark.frames, mark.seq))
+            rows.append((source, WHOLE, 0, 0, 0, mark.seq))
+        self._connection.executemany("insert or replace into progress values(?,?,?,?,?,?)", rows)
+
+    def forget(self, items: Iterable[tuple[str, str]]) -> None:
+        """Forget files that are gone, by source."""
+        self._connection.executemany("delete from progress where source=? and item=?", items)
+
+    def progress(self, source: str) -> tuple[list[Mark], int]:
+        """What is done of a source, and the `seq` of its next frame."""
+        text = "select item, size, changed, frames, seq from progress where source=? order by item"
+        try:
+            rows = [Mark(*row) for row in self._connection.execute(text, (source,))]
+        except sqlite3.OperationalError:
+            return [], 0  # a store of before, which knows no progress
+        following = max((mark.seq for mark in rows), default=-1) + 1
+        return [mark for mark in rows if mark.item != WHOLE], following
 
     def last_id(self) -> str:
         """The greatest id, "" without any."""
@@ -229,4 +266,11 @@ def _readable(path: Path) -> sqlite3.Connection:
 
 
 def _event(body: bytes) -> Event:
-    return msgspec.json.decode(body, type=Event)
+    event = msgspec.json.decode(body, type=Event)
+    for name in (event.image, event.heat):
+        # a store from elsewhere must not make us show, send or delete other files
+        if name and not PICTURE.fullmatch(name):
+            raise DataError(
+                f"event {event.id!r} names {name!r}, which is no picture of a store", "do not use this folder"
+            )
+    return event

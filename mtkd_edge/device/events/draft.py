@@ -27,6 +27,7 @@ class Draft:
     latched: bool = False
     skipped: int = 0
     mm: tuple[tuple[float, ...], ...] = ()
+    part: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -70,5 +71,6 @@ class Maker:
             latched=draft.latched,
             skipped=draft.skipped,
             mm=draft.mm,
+            part=draft.part,
         )
         return event, coded

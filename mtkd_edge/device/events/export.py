@@ -16,7 +16,7 @@ from mtkd_edge.errors import DataError
 
 COLUMNS = (
     *("id", "kind", "source", "seq", "time", "state", "score", "threshold", "regions", "reason", "path"),
-    *("engine", "seal", "image", "heat", "latched", "about", "boot", "monotonic"),
+    *("engine", "seal", "image", "heat", "latched", "about", "boot", "monotonic", "part"),
 )
 UNSAFE = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a text that begins with one of these for a formula: a file name is not trusted that far."""

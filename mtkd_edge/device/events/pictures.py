@@ -52,7 +52,8 @@ def code(photo: Photo | None, values: NDArray[np.float32] | None, spec: FrameSpe
         size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
         small = photo if scale == 1 else cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
         shown = to_8bit(small, spec.white)  # type: ignore[arg-type]  # cv2's types lose that of the photo
-        image = _coded(".jpg", shown[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        # a reversed view would be copied pixel by pixel
+        image = _coded(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if values is not None and np.isfinite(values).all():
         heat = _coded(".png", (scaled_heat(values, level.map) * 65535 + 0.5).astype(np.uint16), [])
     return Pictures(image, heat)
@@ -76,16 +77,20 @@ def write(root: Path, event: str, pictures: Pictures) -> list[Path]:
     return paths
 
 
-def sync(paths: Sequence[Path]) -> None:
-    """Bring files and their names to the disk. Raises OSError.
+def sync(paths: Sequence[Path], folders: Sequence[Path]) -> None:
+    """Bring files to the disk, then the names in folders. Raises OSError.
 
     Eight at a time: a file system then commits them together, in a seventh of the time that one after the other takes.
     """
-    folders = {path.parent for path in paths}
     with ThreadPoolExecutor(SYNCING, "sync") as pool:
         # a list, so that an error of any of them is raised here
         list(pool.map(_sync, paths))
-        list(pool.map(_sync, folders | {folder.parent for folder in folders}))
+        list(pool.map(_sync, folders))
+
+
+def folders(root: Path, paths: Sequence[Path]) -> list[Path]:
+    """Those whose names lead from the store's folder to pictures: its own, that of all pictures, those of the paths."""
+    return [root, root / FOLDER, *{path.parent for path in paths}] if paths else []
 
 
 def remove(root: Path, names_: tuple[str, ...]) -> None:
@@ -111,7 +116,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _coded(kind: str, picture: NDArray[np.generic], options: list[int]) -> bytes:
+def _coded(kind: str, picture: cv2.typing.MatLike, options: list[int]) -> bytes:
     try:
         coded, data = cv2.imencode(kind, np.ascontiguousarray(picture), options)
     except cv2.error as error:

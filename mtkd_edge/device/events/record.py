@@ -10,11 +10,15 @@ from mtkd_edge.verdict import Region
 
 
 class Kind(str, Enum):
-    """`verdict`: one frame's. `alarm`: raised by the line's rules. `acknowledged`: somebody has seen the alarm."""
+    """`verdict`: one frame's. `alarm`: raised by the line's rules. `acknowledged`: somebody has seen the alarm.
+
+    `part`: the decision about a part; where it raises an alarm, the alarm is its event.
+    """
 
     VERDICT = "verdict"
     ALARM = "alarm"
     ACKNOWLEDGED = "acknowledged"
+    PART = "part"
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -50,3 +54,5 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     skipped: int = 0
     mm: tuple[tuple[float, ...], ...] = ()
     """(left, top, width, height, area) of each region, in mm and mm², where the source has a scale."""
+    part: str = ""
+    """The id of the part that this decides about: exactly one event has it for each trigger."""

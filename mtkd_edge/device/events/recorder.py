@@ -1,6 +1,7 @@
 """The thread that writes events. Whoever scores leaves a verdict here and goes on; nothing here is ever waited for.
 
     offer -> room (bounded) -> coded pictures, held (bounded) -> one transaction for all that is held -> listeners
+    done  -> how far each file is, in the transaction of the last event before it
 
 While one group is synced to the disk the next one gathers: the slower the disk, the larger the groups. A disk that is
 full or read-only is tried again every second, without end; until then what is held stays in memory, what is beyond its
@@ -13,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,10 +23,12 @@ from mtkd_edge.device import health
 from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.events.draft import Draft, Maker
 from mtkd_edge.device.events.pictures import Pictures
+from mtkd_edge.device.events.progress import Pending, Progress
 from mtkd_edge.device.events.record import Event, Kind
 from mtkd_edge.device.events.retention import AT_ONCE, Limits
 from mtkd_edge.device.events.store import Store
 from mtkd_edge.device.sinks import Map
+from mtkd_edge.device.sources.base import Mark
 from mtkd_edge.device.task import Task
 from mtkd_edge.errors import DataError
 from mtkd_edge.frames import Photo
@@ -33,6 +36,8 @@ from mtkd_edge.verdict import State, Verdict
 
 GROUP = 64
 RETRY = 1.0
+PROGRESS = 0.5
+"""Seconds between two writings of how far the files are, where no event is written meanwhile."""
 PRUNE = 10.0
 """Seconds between looks at the limits; sooner while there is more to delete."""
 URGENT = 4
@@ -90,7 +95,9 @@ class Recorder:
         self._closing = self._abandoned = False
         self._held: list[tuple[Event, Pictures]] = []
         self._held_bytes = 0
-        self._again = self._prune_at = 0.0
+        self._again = self._prune_at = self._progress_at = 0.0
+        self._pending = Pending()
+        self._progress: Progress | None = None
         self._store = Store(root, clock, options.limits)
         self._task = Task("events", self._work)
 
@@ -116,6 +123,16 @@ class Recorder:
             self._room_bytes += draft.nbytes
             self._waiting += 1
             self._changed.notify_all()
+
+    def done(self, source: str, mark: Mark) -> None:
+        """A frame of a file has its verdict, and its event, if any, was offered before. Never waits."""
+        with self._changed:
+            self._pending.done(source, mark)
+
+    def gone(self, source: str, items: Iterable[str]) -> None:
+        """Files of a followed folder are there no more: what is known of them is forgotten."""
+        with self._changed:
+            self._pending.gone(source, items)
 
     def close(self) -> None:
         """Write what is left, for at most PATIENCE seconds; what cannot be written is counted as lost."""
@@ -145,7 +162,7 @@ class Recorder:
                 drafts, closing = self._take()
                 for draft in drafts:
                     self._hold(draft)
-                if self._held and (closing or time.monotonic() >= self._again):
+                if (self._held or self._progress) and (closing or time.monotonic() >= self._again):
                     self._write()
                 if closing and not drafts:
                     break
@@ -157,9 +174,14 @@ class Recorder:
 
     def _take(self) -> tuple[list[Draft], bool]:
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._room or self._closing), RETRY / 2)
+            self._changed.wait_for(lambda: bool(self._room or self._closing), PROGRESS / 2)
             drafts = [self._room.popleft() for _ in range(min(GROUP, len(self._room)))]
             self._room_bytes -= sum(draft.nbytes for draft in drafts)
+            due = drafts or self._closing or time.monotonic() >= self._progress_at
+            # never before the events of the frames it speaks of
+            if self._pending and not self._room and self._progress is None and due:
+                self._progress = self._pending.take()
+                self._progress_at = time.monotonic() + PROGRESS
             self._changed.notify_all()
             return drafts, self._closing
 
@@ -179,13 +201,15 @@ class Recorder:
         self._held_bytes += pictures.nbytes
 
     def _write(self) -> None:
-        while self._held:
+        while self._held or self._progress is not None:
             group = self._held[:GROUP]
+            progress = self._progress if len(group) == len(self._held) else None
             try:
-                events = self._store.write(group)
+                events = self._store.write(group, progress)
             except (OSError, sqlite3.Error) as error:
                 self._fail(error)
                 return
+            self._progress = None if progress is not None else self._progress
             if self.failing:
                 self._tell(health.Event(self.name, "recovered", f"{len(self._held)} events were held", time.time()))
             self.failing = ""
@@ -197,6 +221,10 @@ class Recorder:
 
     def _fail(self, error: OSError | sqlite3.Error) -> None:
         self._again = time.monotonic() + RETRY
+        if self._progress is not None:
+            with self._changed:
+                self._pending.put_back(self._progress)
+            self._progress = None
         why = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
         if not self.failing:
             self._tell(health.Event(self.name, "failing", f"events are held in memory: {why}", time.time()))

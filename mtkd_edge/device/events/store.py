@@ -15,6 +15,7 @@ from mtkd_edge.device.events import pictures
 from mtkd_edge.device.events.clock import Clock, Ids
 from mtkd_edge.device.events.database import Database
 from mtkd_edge.device.events.pictures import Pictures
+from mtkd_edge.device.events.progress import Progress
 from mtkd_edge.device.events.record import Event
 from mtkd_edge.device.events.retention import Limits, prune
 from mtkd_edge.errors import UsageError
@@ -47,9 +48,10 @@ class Store:
         """The event with an id of its own."""
         return msgspec.structs.replace(event, id=self._ids.next())
 
-    def write(self, held: Sequence[tuple[Event, Pictures]]) -> list[Event]:
+    def write(self, held: Sequence[tuple[Event, Pictures]], done: Progress | None = None) -> list[Event]:
         """Everything or nothing, on the disk when this returns -> the events as written.
 
+        `done` goes with them: what a frame has led to and that the frame is done are never apart.
         Raises OSError or sqlite3.Error; the store is then opened anew by the next call.
         """
         if self._database is None:
@@ -65,8 +67,11 @@ class Store:
                     written.append((event.image, event.heat))
                     paths += pictures.write(self._root, event.id, each)
                 if paths:
-                    pictures.sync(paths)
+                    pictures.sync(paths, pictures.folders(self._root, paths))
                 self._database.add(events)
+                if done is not None:
+                    self._database.advance(done.marks)
+                    self._database.forget(done.gone)
         except (OSError, sqlite3.Error):
             self._drop()
             self._take_back(written)
@@ -92,7 +97,7 @@ class Store:
         return msgspec.structs.replace(event, image=image, heat=heat)
 
     def _open(self) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
+        _make(self._root)
         self._lock = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT, 0o640)
         try:
             self._lock_and_read()
@@ -129,3 +134,10 @@ class Store:
                 pictures.remove(self._root, each)
         except OSError:
             self._swept = False  # they have no row: the next opening removes them
+
+
+def _make(root: Path) -> None:
+    """The folder and those above it; a name is on the disk only once the folder it stands in is. Raises OSError."""
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    pictures.sync([], [folder.parent for folder in missing])

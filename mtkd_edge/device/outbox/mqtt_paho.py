@@ -2,6 +2,7 @@
 
     <topic>/status            "online" | "offline"      retained; the broker itself says "offline" when we are gone
     <topic>/<line>/answer     "good" | "bad" | "invalid"  retained, QoS 0; what a display or a controller reads
+    <topic>/<line>/trigger    heard, QoS 0: a part is there, the body is its id or nothing
     <topic>/<line>/event      JSON (`message.py`)       QoS 1: at least once, `id` tells a repetition
 
 Traps of paho-mqtt, measured: while offline `publish()` reports failure and queues all the same, in memory and without
@@ -15,7 +16,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,14 @@ ONLINE, OFFLINE = b"online", b"offline"
 IN_FLIGHT = 20
 GOODBYE = 1.0
 """Seconds for the last word, "offline"."""
+
+
+Trigger = Callable[[str, str], None]
+"""Called with a line's source and a part's id, "" for none; must not raise."""
+
+
+def _unheard(source: str, part: str) -> None:
+    """Nobody listens."""
 
 
 class MqttOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +73,8 @@ class Mqtt:
         self._why = "not connected yet"
         self._answers: dict[str, Answer] = {}
         self._lock = threading.Lock()
+        self._heard: dict[str, str] = {}
+        self._trigger: Trigger = _unheard
         self._on_the_way: list[tuple[str, Any]] = []
         self._client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2, client_id=f"mtkd-edge-{plain(options.station)}", clean_session=False
@@ -115,6 +126,17 @@ class Mqtt:
         if changed and self._client.is_connected():
             self._say(source, answer)
 
+    def listen(self, sources: Sequence[str], trigger: Trigger) -> None:
+        """Hear of parts on the lines of these sources.
+
+        QoS 0, and nothing retained: a trigger that the broker had kept over an outage would be about a part long gone.
+        """
+        self._heard = {self._topic(f"{plain(source)}/trigger"): source for source in sources}
+        self._trigger = trigger
+        self._client.on_message = self._message
+        if self._client.is_connected():
+            self._subscribe()
+
     def close(self) -> None:
         """Say "offline" and leave; the broker's own word, the Last Will, is for those who cannot."""
         if self._client.is_connected():
@@ -143,10 +165,19 @@ class Mqtt:
             return
         self._why = ""
         self._publish("status", ONLINE, retain=True)
+        self._subscribe()
         with self._lock:
             answers = dict(self._answers)
         for source, answer in answers.items():
             self._say(source, answer)
+
+    def _subscribe(self) -> None:
+        if self._heard:
+            self._client.subscribe([(topic, 0) for topic in self._heard])
+
+    def _message(self, client: object, data: object, message: Any) -> None:
+        if not message.retain and message.topic in self._heard:
+            self._trigger(self._heard[message.topic], message.payload.decode(errors="replace").strip())
 
     def _disconnected(self, client: object, data: object, flags: object, reason: Any, properties: object) -> None:
         # after a refusal the connection is closed as well: its reason is the better one

@@ -4,6 +4,7 @@
     /healthz             the process answers         /api/frame/N.jpg           the newest frame of line N
     /readyz              frames are really scored    /api/event/ID.jpg          an event's photo with its heat
     /metrics             for Prometheus              /api/acknowledge (POST)    an alarm has been seen
+                                                     /api/trigger (POST)        a part is there
 
 All but the two health routes want the token. Nothing here can change a setting, run a command or read a path that a
 request names: a picture is found by its event's id. What blocks runs on the server's own threads, never the scorer's.
@@ -130,6 +131,15 @@ class Pages:
             return _json({"error": str(error)}, 400)
         return _json(written)
 
+    async def trigger(self, request: Request) -> Response:
+        """A part is there: {"source": ..., "part": ...} -> {"part": its id}."""
+        body = await _body(request)
+        try:
+            wanted = msgspec.json.decode(body, type=Triggered)
+            return _json({"part": self._station.parts.trigger(wanted.source, wanted.part)})
+        except (MtkdError, msgspec.MsgspecError) as error:
+            return _json({"error": str(error)}, 400)
+
     async def login(self, request: Request) -> Response:
         """The token, from the form."""
         from urllib.parse import parse_qs
@@ -177,6 +187,13 @@ class Acknowledgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by: str = "the page"
 
 
+class Triggered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `/api/trigger` takes."""
+
+    source: str
+    part: str = ""
+
+
 def application(pages: Pages) -> Starlette:
     """The application. Raises MissingExtraError without Starlette."""
     try:
@@ -197,6 +214,7 @@ def application(pages: Pages) -> Starlette:
         Route("/api/frame/{number:int}.jpg", pages.frame),
         Route("/api/event/{id}.jpg", pages.event),
         Route("/api/acknowledge", pages.acknowledge, methods=["POST"]),
+        Route("/api/trigger", pages.trigger, methods=["POST"]),
     ]
     return Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=pages.gate)])
 

@@ -24,6 +24,9 @@ HELP = {
     "frames_invalid_total": ("counter", "Frames that could not be judged."),
     "frames_anomalous_total": ("counter", "Frames with an anomalous verdict."),
     "frames_dropped_total": ("counter", "Frames given up, by reason."),
+    "decoders_replaced_total": ("counter", "Decoders of a source's photos that died, by what they died of."),
+    "parts_total": ("counter", "Parts that were decided."),
+    "part_windows_total": ("counter", "What went otherwise between triggers and frames, by what it was."),
     "frames_waiting": ("gauge", "Frames captured and not yet judged."),
     "answer": ("gauge", "1 for the answer a line gives now."),
     "answer_valid": ("gauge", "1 while the newest frame was judged and is fresh."),
@@ -32,6 +35,8 @@ HELP = {
     "frame_age_seconds": ("gauge", "Since the newest judged frame was captured."),
     "outages_total": ("counter", "Times a source was away."),
     "outage_seconds_total": ("counter", "Seconds for which a source was away."),
+    "source_restarts_total": ("counter", "Times the process of a source crashed or hung and was started anew."),
+    "engine_restarts_total": ("counter", "Times the engine crashed, hung or failed and was started anew."),
     "latency_seconds": ("gauge", "Of the latest frames, by stage and quantile."),
     "events_stored_total": ("counter", "Events written since the start."),
     "events_pruned_total": ("counter", "Events deleted by the limits since the start."),
@@ -69,6 +74,7 @@ def samples(state: StationState) -> Iterator[Sample]:
     yield "build_info", labels, 1
     yield "uptime_seconds", {}, state.up
     yield "ready", {}, state.ready
+    yield "engine_restarts_total", {}, state.engine_restarts
     for line in state.lines:
         yield from _line(line)
     if store := state.store:
@@ -99,6 +105,11 @@ def _line(line: Line) -> Iterator[Sample]:
     yield "frames_waiting", labels, line.waiting
     for reason, count in line.dropped.items():
         yield "frames_dropped_total", {**labels, "reason": reason}, count
+    for reason, count in line.replaced.items():
+        yield "decoders_replaced_total", {**labels, "reason": reason}, count
+    yield "parts_total", labels, line.parts
+    for what, count in line.part_windows.items():
+        yield "part_windows_total", {**labels, "what": what}, count
     for answer in Answer:
         yield "answer", {**labels, "answer": answer.value}, line.answer == answer.value
     yield "answer_valid", labels, line.valid
@@ -109,6 +120,7 @@ def _line(line: Line) -> Iterator[Sample]:
         yield "frame_age_seconds", labels, line.age
     yield "outages_total", labels, line.outages
     yield "outage_seconds_total", labels, line.outage_seconds
+    yield "source_restarts_total", labels, line.restarts
     for stage, (median, worst) in line.latency.items():
         yield "latency_seconds", {**labels, "stage": stage, "quantile": "0.5"}, median / 1e3
         yield "latency_seconds", {**labels, "stage": stage, "quantile": "0.99"}, worst / 1e3

@@ -21,7 +21,7 @@ from mtkd_edge.errors import DataError
 from mtkd_edge.verdict import State
 
 FRESH = 0.5
-"""Seconds for which a state is good: the store is not read more often, however many look."""
+"""Seconds for which what was read of the store is good, however many look."""
 READY = 10.0
 """Seconds since the newest scored frame of a camera up to which it counts as being watched."""
 SHOWN = 12
@@ -52,9 +52,14 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     invalid: int
     waiting: int
     dropped: dict[str, int]
+    replaced: dict[str, int]
+    parts: int
+    part: str
+    part_windows: dict[str, int]
     anomalous: int
     outages: int
     outage_seconds: float
+    restarts: int
     history: list[tuple[int, float | None, str]]
     latency: dict[str, tuple[float, float]]
 
@@ -96,6 +101,7 @@ class StationState(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     engine: str
     engine_sha: str
+    engine_restarts: int
     threshold: str
     now: float
     up: float
@@ -107,7 +113,7 @@ class StationState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Watcher:
-    """Collects the state for whoever asks; the store is read at most once a second, however many do."""
+    """Collects the state for whoever asks."""
 
     def __init__(self, station: Station, judge: Judge, name: str, engine: str, live: Sequence[bool]) -> None:
         self._station, self._judge, self._name, self._engine = station, judge, name, engine
@@ -116,8 +122,7 @@ class Watcher:
         self.viewfinder = Viewfinder()
         self._began = time.monotonic()
         self._lock = threading.Lock()
-        self._made: StationState | None = None
-        self._made_at = float("-inf")
+        self._read_at = float("-inf")
         self._events: list[Shown] = []
         self._size = (0, 0)
 
@@ -134,19 +139,17 @@ class Watcher:
         return found
 
     def state(self) -> StationState:
-        """Now, or FRESH seconds ago."""
+        """As it is now; its events are at most FRESH seconds old."""
         with self._lock:
-            if self._made is None or time.monotonic() - self._made_at >= FRESH:
+            if time.monotonic() - self._read_at >= FRESH:
                 self._read()
-                self._made, self._made_at = self._make(), time.monotonic()
-            return self._made
-
-    def _make(self) -> StationState:
+                self._read_at = time.monotonic()
         return StationState(
             station=self._name,
             version=__version__,
             engine=self._engine,
             engine_sha=self._judge.engine,
+            engine_restarts=self._station.vitals[1].engine_restarts if self._station.vitals else 0,
             threshold=self._judge.threshold.describe(),
             now=time.time(),
             up=time.monotonic() - self._began,
@@ -186,9 +189,14 @@ class Watcher:
             invalid=account.invalid if account else 0,
             waiting=account.waiting if account else 0,
             dropped=account.dropped if account else {},
+            replaced=self._station.replaced(source),
+            parts=status.parts,
+            part=status.part,
+            part_windows=dict(self._station.parts.counted.get(source, {})),
             anomalous=states.get(State.ANOMALOUS, 0),
             outages=record.outage_count if record else 0,
             outage_seconds=record.outage_seconds if record else 0.0,
+            restarts=record.restarts if record else 0,
             history=[(v.seq, v.score, v.state.value) for v in verdicts],
             latency=self.viewfinder.latencies(source),
         )

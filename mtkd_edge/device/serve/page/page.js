@@ -133,6 +133,7 @@ function showLine(line, index) {
   const rows = [["captured", grouped(line.captured)], ["scored", grouped(line.scored)], ["anomalous", grouped(line.anomalous)]];
   rows.push(["invalid", grouped(line.invalid)], ["dropped", grouped(dropped)]);
   rows.push(["outages", line.outages ? `${grouped(line.outages)} (${span(line.outage_seconds)})` : "0"]);
+  if (line.restarts) rows.push(["restarts", grouped(line.restarts)]);
   pairs(entry.find(".counts"), rows);
   const stages = entry.find(".stages");
   const parts = Object.entries(line.latency).map(([stage, [median, worst]]) => {
@@ -240,7 +241,8 @@ function show(state) {
   for (const sink of state.sinks) if (sink.failing) trouble.push(`${sink.name}: ${sink.failing}`);
   $("trouble").hidden = !trouble.length;
   put($("trouble"), trouble.join(" · "));
-  put($("footer"), `mtkd-edge ${state.version} · ${state.engine} · threshold ${state.threshold}`);
+  const restarts = state.engine_restarts ? ` · engine restarted ${grouped(state.engine_restarts)} times` : "";
+  put($("footer"), `mtkd-edge ${state.version} · ${state.engine} · threshold ${state.threshold}${restarts}`);
 }
 
 async function look() {

@@ -1,0 +1,145 @@
+"""Parts of the comparison with rivals: the coreset, predictions, the program for anomalib's environment, times."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import tiny
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import rivals_child  # noqa: E402 - the scripts are no package
+import rivals_costs as costs  # noqa: E402
+import rivals_speed  # noqa: E402
+from rivals_coreset import farthest_first  # noqa: E402
+
+
+def plain(points: Tensor, count: int, first: int) -> list[int]:
+    """anomalib's KCenterGreedy: all points against each new centre."""
+    nearest, chosen = torch.full((len(points),), torch.inf), [first]
+    while len(chosen) < count:
+        nearest = torch.minimum(nearest, torch.linalg.norm(points - points[chosen[-1]], dim=1))
+        chosen.append(int(nearest.argmax()))
+    return chosen
+
+
+@pytest.mark.parametrize("dimensions", [2, 30])
+def test_the_coreset_is_the_plain_ones_for_fewer_distances(dimensions: int) -> None:
+    torch.manual_seed(0)
+    points = torch.randn(40, dimensions).repeat(30, 1) + 0.3 * torch.randn(1200, dimensions)
+    chosen, measured = farthest_first(points, 120, 7)
+    assert chosen.tolist() == plain(points, 120, 7)
+    assert measured < 0.5 * 1200 * 120
+
+
+def test_no_coreset_is_larger_than_what_it_is_taken_from() -> None:
+    everything, _ = farthest_first(torch.arange(5.0).view(5, 1), 5, 0)
+    assert sorted(everything.tolist()) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="between 1 and 5 centres"):
+        farthest_first(torch.arange(5.0).view(5, 1), 6, 0)
+
+
+@pytest.mark.parametrize("rival", ["patchcore", "stfpm", "rd"])
+def test_a_plan_is_the_largest_that_fits(rival: str) -> None:
+    plans = [costs.plan(rival, 762, 582, minutes, 20, 8) for minutes in (5, 20, 80, 1e6)]
+    for found, minutes in zip(plans, (5, 20, 80, 1e6), strict=True):
+        assert found.minutes <= minutes
+    assert [p.gmac for p in plans] == sorted(p.gmac for p in plans)
+    assert plans[0].gmac < plans[1].gmac < plans[-1].gmac
+    assert plans[-1] == costs.plan(rival, 762, 582, 2e6, 20, 8)
+    full = {"patchcore": "coreset 10 %: 78028 of", "stfpm": "100 of 100 epochs", "rd": "200 of 200 epochs"}
+    assert full[rival] in plans[-1].setting
+
+
+def test_a_plan_never_does_nothing() -> None:
+    assert costs.plan("stfpm", 762, 582, 0.01, 20, 8).options[:2] == ("--steps", "1")
+    assert costs.plan("patchcore", 762, 582, 0.01, 20, 8).options == ("--coreset", "0.001")
+    assert costs.plan("padim", 762, 582, 0.01, 20, 8).minutes > 1
+
+
+class Bright(nn.Module):
+    """Map and score are the brightness, times a weight that can be learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> tuple[Tensor] | SimpleNamespace:
+        if self.training:
+            self.seen.append(x.detach()[:, 0, 0, 0])
+            return (x.mean() * self.weight,)
+        values = x.mean(1, keepdim=True) * self.weight
+        return SimpleNamespace(anomaly_map=values, pred_score=values.amax((1, 2, 3)))
+
+
+def test_answers_are_written_for_every_frame_in_order(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    spent = rivals_child.predict(rivals_child.Whole(Bright(), None), frames, tmp_path)
+    expected = frames.mean(-1) / 255
+    np.testing.assert_allclose(np.load(tmp_path / "maps.npy"), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected.max((1, 2)), rtol=1e-5)
+    assert len(spent) == 3 and min(spent) > 0
+
+
+def test_networks_are_fed_as_imagenet_was() -> None:
+    whole = rivals_child.Whole(Bright(), rivals_child.IMAGENET)
+    fed = whole.pixels(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8)).flatten()
+    torch.testing.assert_close(fed, (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]))
+
+
+def test_learning_takes_every_photo_once_an_epoch_and_as_many_steps_as_told() -> None:
+    frames = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    whole = rivals_child.Whole(Bright(), None)
+    optimizer = torch.optim.SGD(whole.parameters(), lr=0.1)
+    whole.train()
+    rivals_child.learn(whole, lambda loss: loss, optimizer, frames, Namespace(seed=0, steps=4, batch=4))
+    assert len(whole.model.seen) == 4
+    for epoch in (whole.model.seen[:2], whole.model.seen[2:]):
+        assert sorted((255 * torch.cat(epoch)).round().int().tolist()) == list(range(8))
+    assert whole.model.weight < 1
+
+
+def test_pretrained_weights_come_from_the_folder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: asked.append((name, options)))
+    rivals_child.offline(Path("weights/resnet18"))
+    timm.create_model("resnet18", pretrained=True, pretrained_cfg=None, features_only=True)
+    timm.create_model("resnet18", pretrained=False)
+    assert asked == [
+        ("local-dir:weights/resnet18", {"pretrained": True, "features_only": True}),
+        ("resnet18", {"pretrained": False}),
+    ]
+
+
+def test_models_are_timed_in_turn_on_the_same_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.make_bundle(tmp_path / "ours/run/bundle")
+    shutil.copytree(tmp_path / "ours/run/bundle", tmp_path / "ours/int8")
+    monkeypatch.setattr(rivals_speed, "SIDE", 64)
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x"], ["score"], axes=[1, 2, 3], keepdims=0),
+    ]
+    taken, given = value("frames", TensorProto.UINT8, [1, 64, 64, 3]), value("score", TensorProto.FLOAT, [1])
+    model = helper.make_model(helper.make_graph(nodes, "rival", [taken], [given]), ir_version=9,
+                              opset_imports=[helper.make_opsetid("", 17)])  # fmt: skip
+    onnx.save(model, str(tmp_path / "stfpm.onnx"))
+    rows = rivals_speed.measure(tmp_path / "ours", {"stfpm": tmp_path / "stfpm.onnx"}, 1, 0.05)
+    assert list(rows) == ["ours-int8", "ours", "stfpm"]
+    assert rows["ours-int8"]["ratio"] == 1
+    assert all(0 < row["best"] <= row["p50"] for row in rows.values())
+    said = rivals_speed.table(rows, {"ours-int8": "ours, INT8", "ours": "ours", "stfpm": "STFPM"})
+    assert said.splitlines()[2].endswith("| 1.00 |") and "| STFPM |" in said
