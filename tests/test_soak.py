@@ -202,6 +202,15 @@ def test_times_are_not_judged_while_others_take_the_processors() -> None:
     assert "of 1 faults the times are not judged" in soak_report.markdown(record, [told])
 
 
+def test_a_worker_that_is_away_is_no_memory_that_was_given_back() -> None:
+    record = copy.deepcopy(SOUND)
+    leaks(record)
+    samples = record.lives[0].samples
+    for place in range(900 - 60, 900, 3):  # they die oftener towards the end: without them it seems to shrink
+        samples[place] = Sample(samples[place].at, 100 << 20, 40, 20, 2)
+    assert "memory" in {check.name for check in soak_judge.broken(judge(record, Bounds()))}
+
+
 def test_a_picture_tells_its_number_and_a_swapped_colour() -> None:
     for number in (0, 1, 12345, 2**24 - 1):
         raw = picture(number, True)
