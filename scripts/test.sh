@@ -6,10 +6,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash scripts/setup.sh
 if [ "${MTKD_INSTALL_TOOLS:-1}" != 0 ]; then
-  bash scripts/install_test_tools.sh
+  bash scripts/install_test_tools.sh & # beside the set-up: both wait for downloads
 fi
+bash scripts/setup.sh
+wait
 bin=${MTKD_VENV:-.venv}/bin
 if [ -d ../shared/data ]; then
   export MTKD_REQUIRE=${MTKD_REQUIRE:-data}

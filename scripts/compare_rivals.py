@@ -1,0 +1,263 @@
+"""anomalib's methods beside ours: the same photos, frames, ResNet-18 weights, seeds and definitions, in one table.
+
+    python scripts/compare_rivals.py BOTTLE TILES --weights WEIGHTS --out measured/rivals [--seeds 0,1,2]
+    python scripts/compare_rivals.py ... --predict     says what each would cost, and runs nothing
+    python scripts/compare_rivals.py ... --speed       times the exported models in turn; on a quiet machine
+
+WEIGHTS holds the folders resnet18, mobilenetv2_100 and mobilenetv1_100 in timm's hub format. anomalib lives in an
+environment of its own: --anomalib-python names one that has anomalib, onnx and onnxscript, else OUT/anomalib is made.
+
+Rivals learn from all good photos, ours from three quarters of them (it keeps the rest for its threshold). Test photos
+go to anomalib without labels or masks; all figures are by `mtkd_edge.device.evaluate` from raw scores, last step.
+--max-minutes is processor time for each method and seed: the largest setting that is predicted to fit is run, and what
+needs twice as much is stopped, and named so in the table. A second run continues: a cell is one JSON file, and one
+that was stopped is tried again with a larger budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import rivals_costs as costs
+import rivals_speed
+import rivals_table as tables
+from rivals_table import Cell
+from rivals_work import OverBudgetError, environment, spend
+
+from mtkd_edge import dataset
+from mtkd_edge.bundle import FEATURES, HEAD
+from mtkd_edge.dataset import Dataset
+from mtkd_edge.device import evaluate
+from mtkd_edge.device.evaluate import Evaluation, Seen
+from mtkd_edge.frames import FrameSpec
+from mtkd_edge.lab.photos import load_frames
+from mtkd_edge.progress import silent
+
+CHILD = Path(__file__).with_name("rivals_child.py")
+BACKBONE = "resnet18"
+OURS = {
+    "ours": (BACKBONE, "mobilenetv2_100", "mobilenetv1_100"),
+    "ours-int8": (BACKBONE, "mobilenetv2_100", "mobilenetv1_100"),
+    "ours-resnet18": (BACKBONE,),
+}
+METHODS = ("padim", "ours", "stfpm", "patchcore", "rd", "ours-resnet18", "ours-int8")
+GRACE = 2
+"""A cell is stopped after so many times its budget: predictions are right within a factor of two."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all cells have in common. `budget` is in processor minutes, `rate` in GMAC a second of one thread."""
+
+    out: Path
+    weights: Path
+    anomalib: Path
+    budget: float
+    rate: float
+    batch: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Photos:
+    """One data set: its listing, how its photos become frames, and the folder with train.npy and test.npy."""
+
+    name: str
+    listing: Dataset
+    frame: FrameSpec
+    folder: Path
+
+
+def prepare(root: Path, out: Path) -> Photos:
+    """Frames for the rivals, made as `train` makes them; kept for a second run."""
+    listing = dataset.scan(root)
+    frame = FrameSpec(costs.SIDE, costs.SIDE, "squash", listing.white)
+    folder = out / root.resolve().name
+    folder.mkdir(parents=True, exist_ok=True)
+    for side, photos in (("train", listing.photos), ("test", listing.test)):
+        if not (path := folder / f"{side}.npy").exists():
+            paths = [Path(listing.root, photo.path) for photo in photos]
+            scratch = folder / f".{side}.tmp.npy"
+            np.save(scratch, load_frames(paths, frame, silent, side))
+            scratch.replace(path)
+    return Photos(folder.name, listing, frame, folder)
+
+
+def wanted(path: Path, budget: float) -> bool:
+    """Whether a cell must be run: it has not been, or was stopped with a smaller budget."""
+    if not path.exists():
+        return True
+    cell = msgspec.json.decode(path.read_bytes(), type=Cell)
+    return bool(cell.stopped) and budget > cell.budget
+
+
+def run_cell(method: str, seed: int, photos: Photos, setup: Setup) -> None:
+    """Run one method with one seed and write its cell, unless it is there."""
+    path = photos.folder / f"{method}-seed{seed}.json"
+    if not wanted(path, setup.budget):
+        return
+    found = plan(method, photos, setup)
+    print(f"{photos.name} {method} seed {seed}: {found.setting}; {foretold(found)}", file=sys.stderr, flush=True)
+    base = Cell(data=photos.name, method=method, seed=seed, setting=found.setting, budget=setup.budget)
+    try:
+        cell = ours(base, photos, setup) if method in OURS else rival(base, found.options, photos, setup)
+    except OverBudgetError as error:
+        cell = msgspec.structs.replace(base, stopped=str(error))
+    scratch = path.with_suffix(".tmp")
+    scratch.write_bytes(msgspec.json.format(msgspec.json.encode(cell), indent=1) + b"\n")
+    scratch.replace(path)
+
+
+def plan(method: str, photos: Photos, setup: Setup) -> costs.Plan:
+    """What would be run."""
+    if method in OURS:
+        precision = "INT8" if method == "ours-int8" else "FP32"
+        return costs.Plan(f"{', '.join(OURS[method])}; defaults; {precision} by OpenVINO", (), 0, 0)
+    counts = len(photos.listing.photos), len(photos.listing.test)
+    return costs.plan(method, *counts, setup.budget, setup.rate, setup.batch)
+
+
+def foretold(found: costs.Plan) -> str:
+    """The prediction in words."""
+    if not found.gmac:
+        return "its defaults, not predicted"
+    return f"{found.gmac / 1e3:.2g} TMAC, about {found.minutes:.2g} processor minutes"
+
+
+def rival(base: Cell, options: tuple[str, ...], photos: Photos, setup: Setup) -> Cell:
+    """Train and run it in anomalib's environment, and say here what its maps and scores are worth."""
+    graph = photos.folder / f"{base.method}.onnx"
+    with tempfile.TemporaryDirectory(dir=photos.folder) as scratch:
+        command = [str(setup.anomalib), str(CHILD), base.method, str(photos.folder), scratch, *options]
+        command += ["--weights", str(setup.weights / BACKBONE), "--seed", str(base.seed)]
+        command += ["--threads", str(setup.threads), "--onnx", str(graph)]
+        spend(command, GRACE * setup.budget, setup.threads)
+        told = json.loads(Path(scratch, "child.json").read_text())
+        found = judged(base.method, photos, Path(scratch))
+    return filled(base, found, **told, model_mb=graph.stat().st_size / 1e6)
+
+
+def judged(name: str, photos: Photos, answers: Path) -> Evaluation:
+    """Maps [n, H, W] and scores [n] of the test photos, in order -> figures. Raises ValueError for another number."""
+    maps, scores = np.load(answers / "maps.npy", mmap_mode="r"), np.load(answers / "scores.npy")
+    test, shape = photos.listing.test, (photos.frame.height, photos.frame.width)
+    if maps.shape != (len(test), *shape) or scores.shape != (len(test),):
+        raise ValueError(f"{name}: maps of {len(test)} photos of {shape} wanted, got {maps.shape} and {scores.shape}")
+    seen = [Seen(photo, float(score), values, shape) for photo, score, values in zip(test, scores, maps, strict=True)]
+    return evaluate.figures(name, 0.0, photos.listing, photos.frame, seen, [])
+
+
+def ours(base: Cell, photos: Photos, setup: Setup) -> Cell:
+    """`train`, `build-engine` and `evaluate` as a user types them; INT8 is built from the run of "ours"."""
+    folder = photos.folder / f"ours-seed{base.seed}"
+    precision = "int8" if base.method == "ours-int8" else "fp32"
+    if base.method == "ours-resnet18":
+        folder = photos.folder / f"{base.method}-seed{base.seed}"
+    program, minutes = [sys.executable, "-m", "mtkd_edge"], GRACE * setup.budget
+    engine, took = folder / precision, {}
+    if precision == "fp32":
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted cell left
+        teachers = ",".join(f"local-dir:{setup.weights / name}" for name in OURS[base.method])
+        train = ["train", photos.listing.root, "--out", str(folder / "run"), "--seed", str(base.seed)]
+        spent = spend([*program, *train, "--teachers", teachers], minutes, setup.threads)
+        took = {"train_seconds": spent.processor, "train_wall": spent.seconds, "peak_mb": spent.peak_mb}
+    elif not (folder / "run").is_dir():
+        raise SystemExit(f"{base.method} is built from the run of ours, which is not there: run the method ours first")
+    shutil.rmtree(engine, ignore_errors=True)
+    build = ["build-engine", str(folder / "run"), f"--{precision}", "--target", "cpu", "--out", str(engine)]
+    spend([*program, *build, "--calibration", str(folder / "calibration")], minutes, setup.threads)
+    said = spend([*program, "evaluate", str(engine), photos.listing.root, "--json"], minutes, setup.threads).stdout
+    size = sum((engine / name).stat().st_size for name in (FEATURES, HEAD)) / 1e6
+    return filled(base, msgspec.json.decode(said, type=Evaluation), **took, model_mb=size)
+
+
+def filled(base: Cell, found: Evaluation, **measured: float) -> Cell:
+    """A cell with its figures."""
+    areas = {name: getattr(found, name) for name in tables.FIGURES}
+    return msgspec.structs.replace(base, **areas, per_defect=found.per_defect, **measured)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--anomalib-python", type=Path)
+    parser.add_argument("--max-minutes", type=float, default=20)
+    parser.add_argument("--rate", type=float, default=20, help="GMAC a second of one thread, for the predictions")
+    parser.add_argument("--batch", type=int, default=8, help="photos in a step of STFPM and Reverse Distillation")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--predict", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--seconds", type=float, default=5, help="of --speed, for each model")
+    parser.add_argument("--figure", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run what is missing, seed by seed, and print the table of all there is."""
+    given = arguments()
+    given.out.mkdir(parents=True, exist_ok=True)
+    methods = given.methods.split(",")
+    if unknown := set(methods) - set(METHODS):
+        raise SystemExit(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
+    sets = [prepare(root, given.out) for root in given.data]
+    weights, python = given.weights.resolve(), given.anomalib_python or given.out / "anomalib"
+    setup = Setup(given.out, weights, python, given.max_minutes, given.rate, given.batch, given.threads)
+    if given.predict:
+        for photos in sets:
+            for method in methods:
+                found = plan(method, photos, setup)
+                print(f"{photos.name} {method}: {found.setting}; {foretold(found)}")
+        return
+    if not given.anomalib_python:
+        setup = replace(setup, anomalib=environment(setup.anomalib))
+    if given.speed:
+        speed(setup, sets, given.seconds)
+    else:
+        for seed in map(int, given.seeds.split(",")):
+            for method in methods:
+                for photos in sets:
+                    run_cell(method, seed, photos, setup)
+    show(given.out, given.figure)
+
+
+def speed(setup: Setup, sets: list[Photos], seconds: float) -> None:
+    """Time all exported models in turn and keep it in speed.json; wants the cells "ours" and "ours-int8" of one set."""
+    ours = next((f for photos in sets for f in sorted(photos.folder.glob("ours-seed*")) if (f / "int8").is_dir()), None)
+    if ours is None:
+        raise SystemExit("no INT8 engine of ours to time: run --methods ours,ours-int8 first")
+    graphs = setup.out / "speed"
+    graphs.mkdir(exist_ok=True)
+    rivals_speed.export_untrained(setup.anomalib, CHILD, setup.weights / BACKBONE, graphs)
+    filled_banks = [path for photos in sets for path in photos.folder.glob("patchcore.onnx")]
+    found = {path.stem: path for path in [*sorted(graphs.glob("*.onnx")), *filled_banks]}
+    rows = rivals_speed.measure(ours, found, os.cpu_count() or 1, seconds)
+    (setup.out / "speed.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(rivals_speed.table(rows, tables.NAMES) + "\n")
+
+
+def show(out: Path, figure: Path | None) -> None:
+    """Print the table of all cells; draw the figure where it is asked for."""
+    path = out / "speed.json"
+    speeds = {n: row["p50"] for n, row in json.loads(path.read_text()).items()} if path.exists() else {}
+    cells = tables.read(out)
+    print(tables.table(cells, speeds))
+    if figure:
+        tables.draw(cells, speeds, figure)
+
+
+if __name__ == "__main__":
+    main()
