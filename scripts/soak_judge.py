@@ -257,7 +257,8 @@ def memory(record: Record, bounds: Bounds) -> Check:
     """One slope of resident memory through all lives, each with its own beginning."""
     lives = [samples for life in record.lives if len(samples := warm(life)) > 2]
     if not lives:
-        return _check("memory", f"no life was longer than {WARM_UP / 60:g} minutes", f"{bounds.slope:g} MB an hour", None)
+        found = f"no life was longer than {WARM_UP / 60:g} minutes"
+        return _check("memory", found, f"{bounds.slope:g} MB an hour", None)
     at = np.concatenate([np.subtract([s.at for s in each], np.mean([s.at for s in each])) for each in lives])
     rss = np.concatenate([np.subtract([s.rss for s in each], np.mean([s.rss for s in each])) for each in lives])
     slope = float(at @ rss / (at @ at)) * 3600 / 1e6

@@ -16,7 +16,10 @@ HEAPS = 2
 
 
 def share_heaps() -> bool:
-    """Call it before threads are started -> whether it was done: not without glibc, or where MALLOC_ARENA_MAX is set."""
+    """To be called before threads are started. Returns whether it was done: not without glibc, nor against the user.
+
+    MALLOC_ARENA_MAX in the environment stays as it is. Source: mallopt(3), https://man7.org/linux/man-pages/man3/mallopt.3.html.
+    """
     libc = ctypes.CDLL(None)
     if "MALLOC_ARENA_MAX" in os.environ or not hasattr(libc, "gnu_get_libc_version"):
         return False
