@@ -22,6 +22,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -202,6 +203,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--predict", action="store_true")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--seconds", type=float, default=5, help="of --speed, for each model")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="of --speed: more engines of ours, as folders")
     parser.add_argument("--figure", type=Path)
     return parser.parse_args()
 
@@ -225,7 +227,7 @@ def main() -> None:
     if not given.anomalib_python:
         setup = replace(setup, anomalib=environment(setup.anomalib))
     if given.speed:
-        speed(setup, sets, given.seconds)
+        speed(setup, sets, given.seconds, given.also)
     else:
         for seed in map(int, given.seeds.split(",")):
             for method in methods:
@@ -234,7 +236,7 @@ def main() -> None:
     show(given.out, given.figure)
 
 
-def speed(setup: Setup, sets: list[Photos], seconds: float) -> None:
+def speed(setup: Setup, sets: list[Photos], seconds: float, also: Sequence[Path] = ()) -> None:
     """Time all exported models in turn and keep it in speed.json; wants the cells "ours" and "ours-int8" of one set."""
     ours = next((f for photos in sets for f in sorted(photos.folder.glob("ours-seed*")) if (f / "int8").is_dir()), None)
     if ours is None:
@@ -244,7 +246,7 @@ def speed(setup: Setup, sets: list[Photos], seconds: float) -> None:
     rivals_speed.export_untrained(setup.anomalib, CHILD, setup.weights / BACKBONE, graphs)
     filled_banks = [path for photos in sets for path in photos.folder.glob("patchcore.onnx")]
     found = {path.stem: path for path in [*sorted(graphs.glob("*.onnx")), *filled_banks]}
-    rows = rivals_speed.measure(ours, found, os.cpu_count() or 1, seconds)
+    rows = rivals_speed.measure(ours, found, os.cpu_count() or 1, seconds, also)
     (setup.out / "speed.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(rivals_speed.table(rows, tables.NAMES) + "\n")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from compare_runtimes import Run, by_openvino, latencies, processor_time
 from rivals_costs import SIDE
 from rivals_work import spend
 
-from mtkd_edge.bundle import FEATURES, HEAD
+from mtkd_edge.bundle import FEATURES, HEAD, load_engine
 from mtkd_edge.places import bundle_of
 
 UNTRAINED = ("stfpm", "padim", "rd", "efficientad")
@@ -46,8 +47,10 @@ def from_onnx(path: Path, threads: int) -> Run:
     return lambda frame: request.infer([frame])
 
 
-def measure(ours: Path, graphs: dict[str, Path], threads: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Figures by method; `ours` holds run/ and int8/.
+def measure(
+    ours: Path, graphs: dict[str, Path], threads: int, seconds: float, also: Sequence[Path] = ()
+) -> dict[str, dict[str, float]]:
+    """Figures by method; `ours` holds run/ and int8/, `also` are more engines of ours, which keep their folder's path.
 
     Median and best ms on `threads` threads, processor ms on one, and `ratio`: the median over the turns of its time by
     that of our INT8 engine in the same turn.
@@ -59,6 +62,9 @@ def measure(ours: Path, graphs: dict[str, Path], threads: int, seconds: float) -
             "ours-int8": by_openvino(ours / "int8" / FEATURES, ours / "int8" / HEAD, "int8", count),
             "ours": by_openvino(bundle / FEATURES, bundle / HEAD, "fp32", count),
         }
+        for engine in also:
+            precision = load_engine(engine).precision
+            runs[str(engine)] = by_openvino(engine / FEATURES, engine / HEAD, precision, count)
         return runs | {name: from_onnx(path, count) for name, path in graphs.items()}
 
     frame = np.random.default_rng(1).integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8)
@@ -81,5 +87,5 @@ def table(rows: dict[str, dict[str, float]], names: dict[str, str]) -> str:
     lines = ["| one frame, OpenVINO | p50 ms | best ms | processor ms | times ours in INT8 |", "|---|--:|--:|--:|--:|"]
     for method, row in rows.items():
         cells = (f"{row[key]:.1f}" for key in ("p50", "best", "processor"))
-        lines.append(f"| {names[method]} | {' | '.join(cells)} | {row['ratio']:.2f} |")
+        lines.append(f"| {names.get(method, method)} | {' | '.join(cells)} | {row['ratio']:.2f} |")
     return "\n".join(lines)

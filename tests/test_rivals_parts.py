@@ -17,6 +17,10 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from mtkd_edge.device import targets
+from mtkd_edge.device.build import build_engine, expect
+from mtkd_edge.progress import silent
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
@@ -137,9 +141,12 @@ def test_models_are_timed_in_turn_on_the_same_frame(tmp_path: Path, monkeypatch:
     model = helper.make_model(helper.make_graph(nodes, "rival", [taken], [given]), ir_version=9,
                               opset_imports=[helper.make_opsetid("", 17)])  # fmt: skip
     onnx.save(model, str(tmp_path / "stfpm.onnx"))
-    rows = rivals_speed.measure(tmp_path / "ours", {"stfpm": tmp_path / "stfpm.onnx"}, 1, 0.05)
-    assert list(rows) == ["ours-int8", "ours", "stfpm"]
+    merged, bundle = tmp_path / "merged", tmp_path / "ours/run/bundle"
+    expected = expect(bundle, list(tiny.normal_frames(8)), silent)
+    build_engine(bundle, merged, targets.read(tiny.write_target(tmp_path)), "fp32", None, expected, 0.05)
+    rows = rivals_speed.measure(tmp_path / "ours", {"stfpm": tmp_path / "stfpm.onnx"}, 1, 0.05, [merged])
+    assert list(rows) == ["ours-int8", "ours", str(merged), "stfpm"]
     assert rows["ours-int8"]["ratio"] == 1
     assert all(0 < row["best"] <= row["p50"] for row in rows.values())
     said = rivals_speed.table(rows, {"ours-int8": "ours, INT8", "ours": "ours", "stfpm": "STFPM"})
-    assert said.splitlines()[2].endswith("| 1.00 |") and "| STFPM |" in said
+    assert said.splitlines()[2].endswith("| 1.00 |") and "| STFPM |" in said and f"| {merged} |" in said
