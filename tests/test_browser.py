@@ -15,24 +15,30 @@ import cv2
 import line
 import numpy as np
 import pytest
+from clicks import tab
 from page import Shown, shown
 from store import until
+from test_parts import triggered
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = "--headless --no-sandbox --disable-gpu --hide-scrollbars --disable-background-networking --no-first-run"
-QUIET += " --disable-component-update --disable-sync --virtual-time-budget=4000"
+QUIET += " --disable-component-update --disable-sync"
+SOON = "--virtual-time-budget=4000"
 VERMILION = np.array([0x00, 0x5E, 0xD5])
 BLUE = np.array([0xB2, 0x72, 0x00])
 """Anomalous and normal, as OpenCV has them: blue, green, red."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _browser() -> None:
+    if CHROMIUM is None and "browser" in os.environ.get("MTKD_REQUIRE", "").split(","):
+        pytest.fail("no Chromium here: scripts/install_test_tools.sh")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: scripts/install_test_tools.sh")
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
-    if CHROMIUM is None:
-        reason = "no Chromium here: scripts/install_test_tools.sh"
-        if "browser" in os.environ.get("MTKD_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
     part, defect = line.part(size=320), line.part(defect=True, size=320)
     bad = [defect if n % 9 == 4 else part for n in range(20_000)]
     sources = [
@@ -46,7 +52,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
 
 def browse(running: Shown, tmp_path: Path, *words: str) -> str:
-    command = [str(CHROMIUM), *QUIET.split(), f"--user-data-dir={tmp_path / 'profile'}", *words, running.page.address]
+    command = [str(CHROMIUM), *QUIET.split(), SOON, f"--user-data-dir={tmp_path / 'profile'}", *words]
+    command.append(running.page.address)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -84,3 +91,24 @@ def test_it_fits_the_screen(width: int, height: int, running: Shown, tmp_path: P
     assert (np.abs(margin - margin[0, -1]).sum(2) < 12).all(), "nothing runs out of the screen on the right"
     # the live picture: an even grey part with a defect now and then
     assert (np.abs(found[100:400, 20 : width // 3] - 20).sum(2) < 30).mean() > 0.3
+
+
+def test_its_buttons_trigger_a_part_and_acknowledge_an_alarm(tmp_path: Path) -> None:
+    source = line.Memory("top", [line.part(defect=True)] * 100_000, live=True, period=0.01)
+    serve = {"address": "127.0.0.1:0", "open": True}
+    settings = triggered(rules={"fresh": 600, "latch": True})
+    chromium = [str(CHROMIUM), *QUIET.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+    with shown(tmp_path, [source], serve, **settings) as page, tab(chromium, page.page.address) as seen:
+        trigger, last = "document.querySelector('#lines .part button')", "document.querySelector('#lines .part .last')"
+        until(lambda: seen.run(f"{last}?.textContent") == "no part decided yet")
+        seen.run(f"{trigger}.click()")
+        until(lambda: seen.run(f"{trigger}.textContent") == "Triggered")
+        until(lambda: page.state()["lines"][0]["parts"] == 1)
+        part = page.state()["lines"][0]["part"]
+        until(lambda: seen.run(f"{last}.textContent") == f"part {part}, 1 decided")
+        until(lambda: seen.run(f"{trigger}.disabled") is False)
+        assert page.state()["lines"][0]["latched"]
+        until(lambda: seen.run("document.querySelector('.act')?.textContent") == "Acknowledge")
+        seen.run("document.querySelector('.act').click()")
+        until(lambda: not page.state()["lines"][0]["latched"])
+        until(lambda: seen.run("document.querySelector('.act')") is None)

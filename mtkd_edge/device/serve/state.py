@@ -53,6 +53,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     dropped: dict[str, int]
     replaced: dict[str, int]
+    triggered: bool
     parts: int
     part: str
     part_windows: dict[str, int]
@@ -190,6 +191,7 @@ class Watcher:
             waiting=account.waiting if account else 0,
             dropped=account.dropped if account else {},
             replaced=self._station.replaced(source),
+            triggered=source in self._station.parts.sources,
             parts=status.parts,
             part=status.part,
             part_windows=dict(self._station.parts.counted.get(source, {})),

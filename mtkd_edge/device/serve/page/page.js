@@ -47,6 +47,8 @@ function card(index) {
     const entry = { root: copy, image, number: -1, loading: false, find: (name) => copy.querySelector(name) };
     image.addEventListener("load", () => { entry.loading = false; image.hidden = false; entry.find(".none").hidden = true; });
     image.addEventListener("error", () => { entry.loading = false; entry.number = -1; });
+    const button = copy.querySelector(".part button");
+    button.addEventListener("click", () => ask(button, "/api/trigger", { source: entry.source }, "Triggered"));
     $("lines").append(copy);
     cards.set(index, entry);
   }
@@ -113,6 +115,7 @@ function why(line) {
 
 function showLine(line, index) {
   const entry = card(index);
+  entry.source = line.source;
   put(entry.find("h2"), line.source);
   entry.find("h2").title = line.source;
   put(entry.find(".pill"), line.answer);
@@ -121,6 +124,8 @@ function showLine(line, index) {
   put(entry.find(".value"), short(line.score));
   put(entry.find(".of"), `score, threshold ${short(line.threshold)}`);
   put(entry.find(".why"), why(line));
+  entry.find(".part").hidden = !line.triggered;
+  put(entry.find(".part .last"), line.parts ? `part ${line.part}, ${grouped(line.parts)} decided` : "no part decided yet");
   chart(entry.find(".chart"), line);
   strip(entry.find(".strip"), line);
   entry.find(".value").classList.toggle("anomalous", line.state === "anomalous");
@@ -156,10 +161,12 @@ function time(seconds) {
   return day + when.toLocaleTimeString("sv");
 }
 
-async function acknowledge(button, id) {
+async function ask(button, path, body, done) {
+  const label = button.textContent;
   button.disabled = true;
-  const answer = await fetch("/api/acknowledge", { method: "POST", body: JSON.stringify({ id }) });
-  if (!answer.ok) { put(button, "not possible now"); setTimeout(() => { put(button, "Acknowledge"); button.disabled = false; }, 2000); }
+  const answer = await fetch(path, { method: "POST", body: JSON.stringify(body) }).catch(() => null);
+  put(button, answer && answer.ok ? done : "not possible now");
+  setTimeout(() => { put(button, label); button.disabled = false; }, 1500);
 }
 
 function enlarge(event) {
@@ -187,7 +194,7 @@ function eventRow({ event, open }, button) {
   if (reason) text.append(make("p", { class: "muted" }, reason));
   if (button) {
     const act = make("button", { class: "act" }, "Acknowledge");
-    act.addEventListener("click", () => acknowledge(act, event.id));
+    act.addEventListener("click", () => ask(act, "/api/acknowledge", { id: event.id }, "Acknowledged"));
     text.append(act);
   }
   row.append(thumb, text);
