@@ -19,4 +19,18 @@ fi
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-"$bin/python" -m pytest --durations=10 "$@"
+
+if [ $# -gt 0 ]; then
+  exec "$bin/python" -m pytest --durations=10 "$@"
+fi
+
+# the soak mostly waits, for minutes: beside the other tests it costs no time
+said=$(mktemp)
+MTKD_SOAK_MINUTES=${MTKD_SOAK_MINUTES:-3} setsid "$bin/python" -m pytest -m soak tests/test_soak.py >"$said" 2>&1 &
+soak=$!
+trap 'kill -- "-$soak" 2>/dev/null || true; rm -f "$said"' EXIT
+code=0
+"$bin/python" -m pytest --durations=10 -m "not soak" || code=$?
+wait "$soak" || code=$?
+cat "$said"
+exit "$code"
