@@ -1,21 +1,25 @@
 """The figures of docs/int8.md, from a run and its INT8 engine.
 
-    python scripts/draw_int8.py RUN CALIBRATION docs [--tensor NAME]
+    python scripts/draw_int8.py RUN CALIBRATION docs/figures [--tensor NAME] [--seconds 3]
 
 int8-ranges.png    magnitudes of one tensor on good parts and on pasted defects, and how far each method's scale reaches
 int8-errors.png    what the layers left in INT8 are expected to cost the map, and what the gate then measures
 
-The second one builds and measures an INT8 graph for every try, which takes a few minutes.
+The second one builds and measures an INT8 graph for every try, which takes a few minutes. With --seconds the times of
+one frame are printed as well, in turns. CALIBRATION is the JSON file of the engine's build.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+from compare_runtimes import by_openvino, latencies
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
@@ -27,7 +31,7 @@ from mtkd_edge.device.build import expect
 from mtkd_edge.device.engines.openvino import OpenvinoEngine
 from mtkd_edge.lab import calibrate
 from mtkd_edge.lab.build_run import photos_of
-from mtkd_edge.lab.lift import lifts, work_of
+from mtkd_edge.lab.lift import Lift, lifts, work_of
 from mtkd_edge.lab.photos import load_frames
 from mtkd_edge.lab.plots import INK
 from mtkd_edge.lab.quantise import quantise
@@ -69,25 +73,47 @@ def draw_ranges(graph: Path, tensor: str, good: NDArray[np.uint8], bad: NDArray[
     figure.savefig(out, dpi=100, metadata={"Software": None})
 
 
-def tried(source: Path, found: calibrate.Calibration, expected: gate.Expected) -> list[tuple[float, float, float]]:
-    """For every try: the expected error, the gate's mean error of the map, and the share of the work in INT8."""
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        graph = Path(scratch, FEATURES)
-        for lift in lifts(found.sensitivity, work_of(onnx.load(source / FEATURES))):
-            quantise(source / FEATURES, graph, found, exclude=lift.layers)
-            with OpenvinoEngine(graph, source / HEAD, precision="int8") as engine:
-                figures = gate.compare(engine, expected, 0.01).figures
-            rows.append((lift.error, figures["map_error_mean"], lift.share))
-            print(f"{len(lift.layers)} lifted: expected {lift.error:.3f}, measured {figures}", flush=True)
-    return rows
+@dataclass(frozen=True)
+class Try:
+    """One set of lifted layers: what it is expected to cost, the gate's mean error of the map, and its graph."""
+
+    lift: Lift
+    error: float
+    graph: Path
 
 
-def draw_errors(rows: list[tuple[float, float, float]], out: Path) -> None:
+def tried(source: Path, found: calibrate.Calibration, expected: gate.Expected, scratch: Path) -> list[Try]:
+    """Every try of a build, in its order, whether or not an earlier one passes."""
+    done = []
+    for lift in lifts(found.sensitivity, work_of(onnx.load(source / FEATURES))):
+        graph = scratch / f"{len(lift.layers)}.onnx"
+        quantise(source / FEATURES, graph, found, exclude=lift.layers)
+        with OpenvinoEngine(graph, source / HEAD, precision="int8") as engine:
+            figures = gate.compare(engine, expected, 0.01).figures
+        done.append(Try(lift, figures["map_error_mean"], graph))
+        print(f"{len(lift.layers)} lifted: expected {lift.error:.3f}, measured {figures}", flush=True)
+    return done
+
+
+def table(source: Path, tries: list[Try], seconds: float) -> str:
+    """Best milliseconds of one frame in FP32 and in every try, in turns on all cores, as Markdown."""
+    threads = os.cpu_count() or 1
+    runs = {"FP32 | all": by_openvino(source / FEATURES, source / HEAD, "fp32", threads)}
+    for each in tries:
+        label = f"{each.lift.share:.0%} of the work in INT8 | {len(each.lift.layers)}"
+        runs[label] = by_openvino(each.graph, source / HEAD, "int8", threads)
+    side = bundle.load_bundle(source).frame
+    frame = np.random.default_rng(1).integers(0, 256, (1, side.height, side.width, 3), dtype=np.uint8)
+    found = latencies(runs, frame, seconds)
+    rows = [f"| {label} | {min(times):.1f} | {np.median(times):.1f} |" for label, times in found.items()]
+    return "\n".join(["| | layers lifted | best ms | median ms |", "|---|--:|--:|--:|", *rows])
+
+
+def draw_errors(tries: list[Try], out: Path) -> None:
     """Expected against measured error, each try marked with its share of the work in INT8."""
     figure = Figure(figsize=(5.2, 3.6))
     axes = figure.subplots()
-    expected, measured, shares = np.array(rows).T
+    expected, measured, shares = np.array([(each.lift.error, each.error, each.lift.share) for each in tries]).T
     axes.loglog(expected, measured, "o", color=INK[0])
     for x, y, share in zip(expected, measured, shares, strict=True):
         axes.annotate(f"{share:.0%}", (x, y), xytext=(6, -9), textcoords="offset points", fontsize=8)
@@ -104,12 +130,13 @@ def draw_errors(rows: list[tuple[float, float, float]], out: Path) -> None:
 
 
 def main() -> None:
-    """Draw both figures into a folder."""
+    """Draw both figures into a folder, and print the times where they are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("calibration", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tensor", default="reference_deviation")
+    parser.add_argument("--seconds", type=float, default=0, help="time every try for so long; on a quiet machine")
     given = parser.parse_args()
     source = given.run / "bundle"
     model, listing = bundle.load_bundle(source), photos_of(given.run)
@@ -119,7 +146,11 @@ def main() -> None:
     good = held_out[:PHOTOS]
     bad = np.stack([paste_defect(frame, rng)[0] for frame in good])
     draw_ranges(source / FEATURES, given.tensor, good, bad, given.out / "int8-ranges.png")
-    draw_errors(tried(source, found, expect(source, list(held_out))), given.out / "int8-errors.png")
+    with tempfile.TemporaryDirectory() as scratch:
+        tries = tried(source, found, expect(source, list(held_out)), Path(scratch))
+        draw_errors(tries, given.out / "int8-errors.png")
+        if given.seconds:
+            print(table(source, tries, given.seconds))
 
 
 if __name__ == "__main__":
