@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mtkd_edge.device.decisions import line
 from mtkd_edge.device.decisions.board import Board
 from mtkd_edge.device.decisions.line import Alarm, Answer, Memory, acknowledge, answer, step, tick, valid
-from mtkd_edge.device.decisions.rules import Rules, check
+from mtkd_edge.device.decisions.rules import FRESH, Rules, settled
 from mtkd_edge.errors import UsageError
 from mtkd_edge.verdict import State, Verdict, decide
 
@@ -166,14 +166,20 @@ def test_rules_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
 
 
 def test_a_release_above_the_threshold_is_refused() -> None:
-    check(Rules(release=1.0), THRESHOLD)
+    settled(Rules(release=1.0), True, THRESHOLD)
     with pytest.raises(UsageError, match=r"release is 1\.1, above the threshold 1"):
-        check(Rules(release=1.1), THRESHOLD)
+        settled(Rules(release=1.1), True, THRESHOLD)
+
+
+def test_an_answer_ages_unless_it_is_a_folders_and_nothing_else_was_asked_for() -> None:
+    assert settled(Rules(), True, THRESHOLD).fresh == FRESH
+    assert settled(Rules(), False, THRESHOLD).fresh is None
+    assert settled(Rules(fresh=30.0), False, THRESHOLD).fresh == settled(Rules(fresh=30.0), True, THRESHOLD).fresh == 30
 
 
 def test_the_board_answers_for_every_line_by_its_own_rules_and_remembers_a_latch() -> None:
     now = [100.0]
-    rules = {"a": Rules(latch=True), "b": Rules(votes=2, of=2, fresh=None)}
+    rules = {"a": Rules(latch=True, fresh=2.0), "b": Rules(votes=2, of=2)}
     board = Board(rules, frozenset({"a"}), lambda: now[0])
     assert [board.status(name).answer for name in board.sources] == [Answer.BAD, Answer.INVALID]
     board.acknowledge("a")

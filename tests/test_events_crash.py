@@ -17,8 +17,10 @@ import store
 from store import fill, recorder, settle, until, verdict
 
 from mtkd_edge.device import health
+from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.events.database import Database, Filter
-from mtkd_edge.device.events.record import Event
+from mtkd_edge.device.events.draft import Draft
+from mtkd_edge.device.events.record import Event, Kind
 from mtkd_edge.device.events.recorder import GROUP, RecorderOptions
 
 KILLS = int(os.environ.get("MTKD_KILLS", "30"))
@@ -138,7 +140,7 @@ def test_on_a_full_disk_memory_is_bounded_and_what_is_lost_is_counted(tiny_disk:
     root = tiny_disk / "events"
     fill(root, 1)
     block(tiny_disk)
-    keeper = recorder(root, RecorderOptions(held_bytes=5000, lossless=True))  # started on a full disk
+    keeper = recorder(root, RecorderOptions(held=3, held_bytes=5000, lossless=True))  # the disk is full
     verdicts, summary = line.run([line.Memory("folder", [line.part(defect=True)] * 60)], sinks=[keeper])
     assert len(verdicts) == 60, "scoring goes on"
     lost = summary.sinks[1].lost
@@ -147,6 +149,31 @@ def test_on_a_full_disk_memory_is_bounded_and_what_is_lost_is_counted(tiny_disk:
         "not written when the watch ended",
     }
     assert len(everything(root)) == 1
+
+
+def test_an_alarm_on_a_full_disk_gives_up_its_picture_and_takes_the_place_of_a_frame(tiny_disk: Path) -> None:
+    root = tiny_disk / "events"
+    fill(root, 1)
+    ballast = block(tiny_disk)
+    keeper = recorder(root, RecorderOptions(held=3, held_bytes=1))
+    for seq in range(1, 4):
+        keeper.offer(draft(Kind.VERDICT, seq))
+    until(lambda: keeper.failing)
+    for seq in range(4, 9):
+        keeper.offer(draft(Kind.ALARM if seq < 7 else Kind.VERDICT, seq))
+    until(lambda: sum(keeper.lost.values()) == 5)
+    ballast.unlink()
+    settle(keeper)
+    keeper.close()
+    kept = everything(root)[1:]
+    assert [(event.kind, event.seq) for event in kept] == [(Kind.ALARM, seq) for seq in (4, 5, 6)]
+    assert all(event.latched and not event.image for event in kept)
+    assert all(event.reason.endswith("no picture: too many wait for the disk") for event in kept)
+    assert all(why.startswith("beyond what is held in memory: ") for why in keeper.lost)
+
+
+def draft(kind: Kind, seq: int) -> Draft:
+    return Draft(kind, verdict(seq), line.part(defect=True), store.MAP, Clock().stamp(), latched=kind is Kind.ALARM)
 
 
 def test_events_without_pictures_are_bounded_too(tiny_disk: Path) -> None:

@@ -207,6 +207,10 @@ def test_lines_that_cannot_be_had_are_told_at_the_start(chip: Chip, tmp_path: Pa
     pins = {"chip": CHIP, "output": [{"line": 1, "means": "good", "source": "side"}]}
     with pytest.raises(UsageError, match=r"names \['side'\]"):
         station(tmp_path, [line.Memory("top", [])], gpio=pins)
+    pins = {"chip": CHIP, "trigger": [{"line": 1, "source": "top"}]}
+    with pytest.raises(UsageError, match=r"\['top'\], which no trigger opens a window on") as refused:
+        station(tmp_path, [line.Memory("top", [])], gpio=pins)
+    assert refused.value.hint.startswith("trigger = {")
 
 
 def test_without_gpiod_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,18 @@ from broker import Broker, Listener
 from store import recorder, settle, until, verdict
 
 from mtkd_edge.device import health
+from mtkd_edge.device.decisions.board import Board
 from mtkd_edge.device.decisions.line import Answer
+from mtkd_edge.device.decisions.rules import Rules
 from mtkd_edge.device.events.recorder import RecorderOptions
 from mtkd_edge.device.outbox import mqtt_paho
 from mtkd_edge.device.outbox.channel import NotDelivered
 from mtkd_edge.device.outbox.mqtt_paho import Mqtt, MqttOptions
 from mtkd_edge.device.outbox.sender import Sender, SenderOptions
+from mtkd_edge.device.station.config import MqttConfig
+from mtkd_edge.device.station.ways_out import Answers, mqtt
 from mtkd_edge.errors import MissingExtraError, UsageError
+from mtkd_edge.verdict import State, Verdict
 
 FAST = SenderOptions(first=0.05, longest=0.2)
 STATION = """
@@ -124,6 +129,35 @@ def test_answers_and_the_goodbye_are_retained_for_who_comes_later(broker: Broker
     assert dict(late.got) == {"mtkd/s/status": b"offline", "mtkd/s/camera-1/answer": b"bad"}
 
 
+def test_no_good_stands_when_the_beats_stop_nor_after_the_end(broker: Broker) -> None:
+    board = Board({"a": Rules(), "b": Rules()})
+    board.step(Verdict("a", 0, 0.0, State.NORMAL, 0.3, 0.5))
+    channel = Mqtt(options(broker.start()))
+    until(channel._client.is_connected)
+    listener = Listener(broker.port)
+    answers = Answers(channel, ["a", "b"])
+    for _ in range(2):
+        answers([board.status(source) for source in board.sources])
+        until(lambda: listener.said("mtkd/s/a/answer")[-1:] == ["good"])
+        began = time.monotonic()
+        until(lambda: listener.said("mtkd/s/a/answer")[-1:] == ["invalid"])
+        assert time.monotonic() - began < 2.5
+    answers([board.status(source) for source in board.sources])
+    answers.close()
+    channel.close()
+    until(lambda: listener.said("mtkd/s/status")[-1:] == ["offline"])
+    listener.close()
+    assert listener.said("mtkd/s/a/answer") == ["good", "invalid"] * 3
+    assert listener.said("mtkd/s/b/answer") == ["invalid"]
+
+
+def test_sources_that_would_share_a_topic_are_refused(tmp_path: Path) -> None:
+    wanted = MqttConfig(host="127.0.0.1")
+    with pytest.raises(UsageError, match="'cam 1' and 'cam/1' would have one topic") as refused:
+        mqtt(wanted, "s", ["cam/1", "other", "cam 1"], tmp_path, tmp_path)
+    assert refused.value.hint.startswith("name = ")
+
+
 def test_the_newest_answer_is_published_again_after_an_outage(broker: Broker) -> None:
     channel = Mqtt(options(broker.start()))
     until(channel._client.is_connected)
@@ -179,9 +213,11 @@ def test_without_paho_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_names_of_sources_are_one_level_of_a_topic() -> None:
-    assert [mqtt_paho.plain(name) for name in ("/dev/video0", "rtsp://***@cam/1", "a+b#c", "")] == [
+    assert [mqtt_paho.plain(name) for name in ("/dev/video0", "rtsp://***@cam/1", "a+b#c", "上", "下/1", "")] == [
         "dev-video0",
         "rtsp-cam-1",
         "a-b-c",
+        "上",
+        "下-1",
         "x",
     ]

@@ -147,10 +147,14 @@ def test_a_controller_acknowledges_where_it_may(tmp_path: Path) -> None:
         running.close()
 
 
-async def browse(port: int, names: list[str]) -> dict[str, Any]:
+async def browse(port: int, names: list[str], user: str = "") -> dict[str, Any]:
     import asyncua
 
-    async with asyncua.Client(f"opc.tcp://127.0.0.1:{port}/") as client:
+    client = asyncua.Client(f"opc.tcp://127.0.0.1:{port}/")
+    if user:
+        client.set_user(user)
+        client.set_password("any")
+    async with client:
         space = await client.get_namespace_index("urn:mtkd-edge")
         nodes = {name: client.get_node(f"ns={space};s={name}") for name in names}
         found = {name: await node.read_value() for name, node in nodes.items()}
@@ -182,6 +186,7 @@ def test_opc_ua_clients_read_answers_that_go_invalid_when_the_beats_stop() -> No
         time.sleep(0.3)
         found = asyncio.run(browse(port, names))
         assert found["Heartbeat"] > 0 and (found["Worst"], found["written"]) == (2, False)
+        assert not any(asyncio.run(browse(port, names, user))["written"] for user in ("admin", "Admin", "root"))
         assert (found["a.Answer"], found["a.Valid"], found["a.Score"]) == (1, True, 0.25)
         assert (found["b.Answer"], found["b.Latched"], found["b.Regions"], found["c.Answer"]) == (2, True, 2, 0)
         beating.set()

@@ -13,15 +13,21 @@ from typing import Any
 
 import cv2
 import line
+import msgspec
 import numpy as np
 import pytest
 from page import TOKEN, Shown, shown
-from store import until
+from store import MAKER, until, verdict
 
+from mtkd_edge.device.events.clock import Clock
+from mtkd_edge.device.events.draft import Draft
+from mtkd_edge.device.events.record import Kind
 from mtkd_edge.device.serve import metrics
 from mtkd_edge.device.serve import state as states
 from mtkd_edge.device.serve.access import access, is_loopback
+from mtkd_edge.device.serve.pictures import fitting
 from mtkd_edge.errors import MissingExtraError, UsageError
+from mtkd_edge.verdict import Region
 
 
 def camera(name: str = "camera", frames: int = 3000, period: float = 0.01) -> line.Memory:
@@ -147,6 +153,8 @@ def test_ready_is_a_frame_that_was_really_scored(tmp_path: Path, monkeypatch: py
         assert running.get("/healthz", token="")[0] == 200
         until(lambda: running.get("/readyz", token="")[0] == 200)
         until(lambda: running.get("/readyz", token="")[0] == 503)
+        running.page.watcher.viewfinder(line.run([line.Memory("camera", [None])])[0][0], None, None)
+        assert running.get("/readyz", token="")[0] == 503, "what could not be judged was not scored"
         assert json.loads(running.get("/readyz", token="")[2]) == {"ready": False, "sources": [False]}
 
 
@@ -238,6 +246,26 @@ def test_an_open_page_answers_to_no_foreign_name(tmp_path: Path) -> None:
         assert running.get("/api/state", token="")[0] == 200
         assert running.get("/api/state", token="", Host="evil.example")[0] == 421
         assert running.get("/", token="", Host="localhost:1234")[0] == 200
+
+
+def test_no_other_page_can_use_an_open_one(tmp_path: Path) -> None:
+    """A browser sends any page's POST to 127.0.0.1, and says from where; a program that is no browser says nothing."""
+    with shown(tmp_path, [camera(frames=5)], {"address": "127.0.0.1:0", "open": True}) as running:
+        own = f"127.0.0.1:{running.page.server.port}"
+        for origin, status in (("", 400), (f"http://{own}", 400), ("https://evil.example", 403), ("null", 403)):
+            words = {"Host": own} | ({"Origin": origin} if origin else {})
+            assert running.get("/api/trigger", token="", method="POST", body=b"{}", **words)[0] == status
+
+
+def test_boxes_of_an_event_are_where_they_were_although_its_photo_was_shrunk(tmp_path: Path) -> None:
+    photo = np.zeros((2880, 3840, 3), np.uint8)
+    region = Region((400, 300, 80, 60), 4800, 0.9, (440, 330))
+    seen = msgspec.structs.replace(verdict(), regions=(region,))
+    event, coded = MAKER.make(Draft(Kind.ALARM, seen, photo, None, Clock().stamp()))
+    kept = cv2.imdecode(np.frombuffer(coded.image, np.uint8), cv2.IMREAD_COLOR)
+    assert (kept.shape, event.frame) == ((1440, 1920, 3), (3840, 2880))
+    assert [region.box for region in fitting(event, kept)] == [(200, 150, 40, 30)]
+    assert fitting(msgspec.structs.replace(event, frame=(0, 0)), kept) == ()
 
 
 def test_a_port_that_is_taken_and_a_missing_extra_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import line
 import msgspec
 import pytest
-from store import until
+from store import event, fill, until
 from test_webhook import Server
 
 from mtkd_edge.device import health
@@ -20,9 +20,9 @@ from mtkd_edge.device.decisions.rules import Rules
 from mtkd_edge.device.events.acknowledge import acknowledge
 from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.events.database import Database, Filter
-from mtkd_edge.device.events.record import Event
+from mtkd_edge.device.events.record import Event, Kind
 from mtkd_edge.device.station.config import Config
-from mtkd_edge.device.station.pulse import Pulse
+from mtkd_edge.device.station.pulse import Pulse, latched, newest
 from mtkd_edge.device.station.station import Judge, Station, located, open_all
 from mtkd_edge.errors import UsageError
 from mtkd_edge.verdict import State
@@ -109,6 +109,45 @@ def test_a_latch_outlives_the_process_and_opens_when_acknowledged_from_outside(t
         again.close()
 
 
+def test_a_latch_is_remembered_whatever_has_happened_on_other_lines_since(tmp_path: Path) -> None:
+    fill(tmp_path / "events", 0)
+    database = Database(tmp_path / "events")
+    alarms = [event(f"{n:026}", kind=Kind.ALARM, source="top" if n else "bottom", latched=True) for n in range(1500)]
+    with database.transaction():
+        database.add(alarms)
+    database.close()
+    assert latched(tmp_path / "events") == {"top", "bottom"}
+    acknowledge(tmp_path / "events", alarms[-1].id, "Ada", Clock())
+    assert latched(tmp_path / "events") == {"bottom"}
+
+
+def test_an_acknowledgement_given_while_the_station_starts_is_heard(tmp_path: Path) -> None:
+    source = line.Memory("folder", [line.part(defect=True), line.part()])
+    line.run([source], sinks=[station(tmp_path, [source], rules={"latch": True}).sink])
+    seen = newest(tmp_path / "events")
+    board = Board({"folder": Rules(latch=True)}, latched(tmp_path / "events"))
+    acknowledge(tmp_path / "events", events(tmp_path, open=True)[0].id, "Ada", Clock())
+    pulse = Pulse(board, lambda source, alarm: None, (), tmp_path / "events", seen)
+    until(lambda: not board.status("folder").latched)
+    pulse.close()
+
+
+def test_a_disk_that_hangs_does_not_stop_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, asked, beats = threading.Event(), threading.Event(), []
+
+    def hangs(root: Path) -> bool:
+        asked.set()
+        return go.wait(20)
+
+    monkeypatch.setattr("mtkd_edge.device.station.pulse.exists", hangs)
+    pulse = Pulse(Board({"a": Rules()}), lambda *words: None, (lambda statuses: beats.append(1),), tmp_path)
+    assert asked.wait(5)
+    so_far = len(beats)
+    until(lambda: len(beats) > so_far + 5)
+    go.set()
+    pulse.close()
+
+
 def test_acknowledging_an_alarm_acknowledges_those_before_it(tmp_path: Path) -> None:
     source = line.Memory("folder", [line.part(defect=True), line.part()] * 3)
     running = station(tmp_path, [source], rules={"latch": True})
@@ -134,14 +173,14 @@ def test_an_alarm_raised_after_the_acknowledgement_keeps_the_latch(tmp_path: Pat
 
 def test_events_leave_by_every_way_and_what_is_lost_is_reported(tmp_path: Path) -> None:
     server, told = Server(), []
-    server.reply = lambda number: (410, {}) if number == 0 else (200, {})
+    server.reply = lambda number: (422, {}) if number == 0 else (200, {})
     source = line.Memory("folder", [line.part(defect=True)] * 3)
     hooks = [{"name": "mes", "url": server.url}, {"name": "calls", "url": server.url, "what": "alarms"}]
     running = station(tmp_path, [source], told, webhook=hooks)
     summary = line.run([source], sinks=[running.sink])[1]
     server.stop()
     report = next(sink for sink in summary.sinks if sink.name == "events")
-    assert sum(report.lost.values()) == 1 and next(iter(report.lost)).endswith("refused: HTTP 410")
+    assert sum(report.lost.values()) == 1 and next(iter(report.lost)).endswith("refused: HTTP 422")
     assert len(server.got) == 3, "three events to one and the alarm, which is the first, to the other; one was refused"
 
 
@@ -168,9 +207,9 @@ def test_an_output_that_fails_is_told_once_and_stops_nothing(tmp_path: Path) -> 
         raise KeyError(source)
 
     now = [0.0]
-    board = Board({"a": Rules()}, monotonic=lambda: now[0])
+    board = Board({"a": Rules(fresh=2.0)}, monotonic=lambda: now[0])
     now[0] = 60.0  # nothing has come for a minute: that is an alarm
-    pulse = Pulse(board, alarm, (broken, lambda statuses: heard.append(1)), None, told.append)
+    pulse = Pulse(board, alarm, (broken, lambda statuses: heard.append(1)), None, tell=told.append)
     until(lambda: len(heard) > 5)
     pulse.close()
     assert [(event.subject, event.reason) for event in told] == [
@@ -197,9 +236,6 @@ def test_sources_are_named_and_found_beside_the_file(tmp_path: Path) -> None:
     assert [source.name for source in sources] == ["top", str(tmp_path / "photos")]
     with pytest.raises(UsageError, match="names that differ"):
         open_all(msgspec.convert({"source": [{"address": "photos", "name": "a"}] * 2}, Config), tmp_path)
-    assert [located(a, Path("/etc")) for a in ("0", "rtsp://c/1", "/dev/video0", "in/*.png")] == [
-        "0",
-        "rtsp://c/1",
-        "/dev/video0",
-        "/etc/in/*.png",
-    ]
+    elsewhere = ["0", "rtsp://c/1", "/dev/video0", "gst:nvarguscamerasrc ! nvvidconv"]
+    assert [located(address, Path("/etc")) for address in elsewhere] == elsewhere
+    assert located("in/*.png", Path("/etc")) == "/etc/in/*.png"

@@ -15,6 +15,7 @@ from typing import Any
 import line
 import pytest
 from store import until
+from test_parts import triggered
 from test_station import station
 
 from mtkd_edge.device.engine import Frames, Inference
@@ -86,10 +87,12 @@ class Camera(line.Memory):
         self._closed.wait(20)
 
 
-def watched(tmp_path: Path, source: line.Memory, engine: FakeEngine, during: Any) -> None:
-    running, stop = station(tmp_path, [source]), threading.Event()
-    arguments = {"attach": running.attach, "silence": 0.2, "grace": 0.2}
-    thread = threading.Thread(target=line.run, args=([source], engine, stop, [running.sink]), kwargs=arguments)
+def watched(
+    tmp_path: Path, camera: line.Memory, engine: FakeEngine, during: Any, silence: float = 0.2, **more: Any
+) -> None:
+    running, stop = station(tmp_path, [camera], silence=silence, **more), threading.Event()
+    arguments = {"attach": running.attach, "silence": silence, "grace": 0.2}
+    thread = threading.Thread(target=line.run, args=([camera], engine, stop, [running.sink]), kwargs=arguments)
     thread.start()
     try:
         during()
@@ -123,6 +126,24 @@ def test_a_camera_that_is_known_to_be_away_is_no_reason_to_restart(tmp_path: Pat
         assert systemd.fed(0.8) >= 2
 
     watched(tmp_path, Camera(30, away=True), FakeEngine(), during)
+
+
+def test_it_is_fed_by_frames_of_a_triggered_line_while_no_part_comes(tmp_path: Path, systemd: Systemd) -> None:
+    def during() -> None:
+        until(lambda: systemd.words.count("WATCHDOG=1") >= 1)
+        assert systemd.fed(1.0) >= 2
+
+    watched(tmp_path, Camera(100_000, away=False), FakeEngine(), during, **triggered(address="camera"))
+
+
+def test_a_camera_may_pause_for_as_long_as_was_set(tmp_path: Path, systemd: Systemd) -> None:
+    def during() -> None:
+        until(lambda: systemd.words.count("WATCHDOG=1") >= 1)
+        time.sleep(0.5)
+        assert systemd.fed(0.8) >= 2, "longer than the watchdog's time, and within the silence that was set"
+        until(lambda: systemd.fed(0.8) == 0)
+
+    watched(tmp_path, Camera(30, away=False), FakeEngine(), during, silence=2.0)
 
 
 def test_a_camera_whose_driver_hangs_is(tmp_path: Path, systemd: Systemd) -> None:

@@ -149,9 +149,7 @@ def test_a_hanging_server_never_holds_up_the_scorer(server: Server, tmp_path: Pa
 
 def test_what_is_refused_for_good_is_counted_and_does_not_hold_up_the_rest(server: Server, tmp_path: Path) -> None:
     told: list[health.Event] = []
-    server.reply = lambda number: (
-        (422, {}) if number == 0 else (307, {"Location": server.url}) if number == 1 else (200, {})
-    )
+    server.reply = lambda number: (422, {}) if number == 0 else (413, {}) if number == 1 else (200, {})
     keeper, sender = station(tmp_path, webhook(server.url), told=told)
     for seq in range(4):
         keeper(verdict(seq), None, None)
@@ -159,8 +157,33 @@ def test_what_is_refused_for_good_is_counted_and_does_not_hold_up_the_rest(serve
     keeper.close()
     sender.close()
     assert server.seqs() == [2, 3]
-    assert sender.lost == {"refused: HTTP 422": 1, "refused: HTTP 307": 1}
-    assert [event.reason for event in told] == ["refused: HTTP 422", "refused: HTTP 307"]
+    assert sender.lost == {"refused: HTTP 422": 1, "refused: HTTP 413": 1}
+    assert [event.reason for event in told] == ["refused: HTTP 422", "refused: HTTP 413"]
+
+
+@pytest.mark.parametrize("code", [307, 401, 403, 404, 405])
+def test_a_way_that_is_wrong_loses_nothing_once_it_is_mended(code: int, server: Server, tmp_path: Path) -> None:
+    told: list[health.Event] = []
+    server.reply = lambda number: (code, {"Location": server.url})
+    keeper, sender = station(tmp_path, webhook(server.url), told=told)
+    for seq in range(3):
+        keeper(verdict(seq), None, None)
+    until(lambda: sender.failing == f"HTTP {code}")
+    server.reply = lambda number: (200, {})
+    until(lambda: sender.sent == 3)
+    keeper.close()
+    sender.close()
+    assert server.seqs() == [0, 1, 2] and not sender.lost
+    assert [event.what for event in told] == ["failing", "recovered"]
+
+
+def test_alarms_alone_are_alarms_and_what_was_said_to_them(server: Server, tmp_path: Path) -> None:
+    sender = Sender("calls", tmp_path, webhook(server.url), SenderOptions(what="alarms"))
+    kinds = [Kind.VERDICT, Kind.PART, Kind.ALARM, Kind.ACKNOWLEDGED]
+    sender.heard([store.event(f"{number:026}", kind=kind) for number, kind in enumerate(kinds)], False)
+    until(lambda: sender.sent == 2)
+    sender.close()
+    assert [body["kind"] for _, body in server.got] == ["alarm", "acknowledged"]
 
 
 def test_the_server_may_ask_to_be_left_alone_for_a_while(server: Server) -> None:
@@ -170,7 +193,7 @@ def test_the_server_may_ask_to_be_left_alone_for_a_while(server: Server) -> None
         with pytest.raises(NotDelivered, match="HTTP 503") as caught:
             channel.send([store.event("0" * 26)])
         assert caught.value.after == wanted
-    server.reply = lambda number: (404, {})
+    server.reply = lambda number: (400, {})
     with pytest.raises(Refused):
         channel.send([store.event("0" * 26)])
 

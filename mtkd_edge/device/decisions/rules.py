@@ -8,6 +8,9 @@ import msgspec
 
 from mtkd_edge.errors import UsageError
 
+FRESH = 2.0
+"""Seconds."""
+
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A line is bad once `votes` of its last `of` judged frames were anomalous, good again below that number.
@@ -15,7 +18,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     `release`: a frame votes good again at or below this score only; None is the threshold itself. Between the two a
     frame votes as the one before (hysteresis). `latch`: bad stays bad until somebody acknowledges it. `alarm_every`:
     the fewest seconds from one alarm to the next. `fresh`: seconds after the capture of the newest judged frame from
-    which the answer is `invalid`; None where the source is not live.
+    which the answer is `invalid`; None is FRESH where the source is live or triggered, and for ever elsewhere.
     """
 
     votes: int = 1
@@ -23,7 +26,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     release: float | None = None
     latch: bool = False
     alarm_every: float = 0.0
-    fresh: float | None = 2.0
+    fresh: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.votes <= self.of <= 10_000:
@@ -36,9 +39,13 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError(f"release is a finite score, got {self.release}")
 
 
-def check(rules: Rules, threshold: float) -> None:
-    """Raises UsageError for a release above the threshold: a frame could then vote good and bad at once."""
+def settled(rules: Rules, ages: bool, threshold: float) -> Rules:
+    """The rules of one line. `ages`: its answer must not stand for ever; a folder's may, where nothing else is set.
+
+    Raises UsageError for a release above the threshold: a frame could then vote good and bad at once.
+    """
     if rules.release is not None and rules.release > threshold:
         raise UsageError(
             f"release is {rules.release:g}, above the threshold {threshold:g}", f"release = {threshold:g} or less"
         )
+    return msgspec.structs.replace(rules, fresh=FRESH) if ages and rules.fresh is None else rules

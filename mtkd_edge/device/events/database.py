@@ -34,13 +34,16 @@ create index if not exists event_about on event(about) where about <> '';
 create table if not exists sink(name text primary key, sent text not null, skipped integer not null default 0)
   without rowid;
 """
-PROGRESS = """
+ADDED = """
+create index if not exists event_open on event(id, source) where latched=1 and acknowledged=0;
 create table if not exists progress(
   source text not null, item text not null, size integer not null, changed integer not null, frames integer not null,
   seq integer not null, primary key(source, item)
 ) without rowid;
 """
 """Added to stores of before without another version: who does not know it does not miss it."""
+OPEN = "latched=1 and acknowledged=0"
+"""Word for word that of the index: with a parameter in it SQLite would not use it."""
 WHOLE = ""
 """The item whose `seq` is that of the source's newest frame that is done, also once all its files are forgotten."""
 PICTURE = re.compile(r"pictures/[0-9A-Za-z]{1,6}/[0-9A-Za-z]{1,26}(-heat\.png|\.jpg)")
@@ -106,7 +109,7 @@ class Database:
             self._connection.executescript(SCHEMA)
             self._connection.execute(f"pragma user_version={VERSION}")
         if not readonly:
-            self._connection.executescript(PROGRESS)
+            self._connection.executescript(ADDED)
 
     def close(self) -> None:
         """Close the connection. Calling it twice is harmless."""
@@ -178,6 +181,11 @@ class Database:
         row = self._connection.execute("select acknowledged from event where id=?", (event,)).fetchone()
         return bool(row and row[0])
 
+    def open_sources(self) -> frozenset[str]:
+        """Sources with an alarm that waits for its acknowledgement."""
+        rows = self._connection.execute(f"select distinct source from event where {OPEN}")
+        return frozenset(str(row[0]) for row in rows)
+
     def find(self, wanted: Filter) -> list[Event]:
         """The events that fit, at most `limit` of them."""
         terms: list[tuple[str, object]] = [
@@ -188,8 +196,8 @@ class Database:
         terms += [("wall>=?", wanted.since)] if wanted.since is not None else []
         terms += [("wall<?", wanted.until)] if wanted.until is not None else []
         terms += [("id>?", wanted.after)] if wanted.after else []
-        terms += [("latched=? and acknowledged=0", 1)] if wanted.open else []
-        where = f"where {' and '.join(term for term, _ in terms)}" if terms else ""
+        texts = [term for term, _ in terms] + ([OPEN] if wanted.open else [])
+        where = f"where {' and '.join(texts)}" if texts else ""
         order = "desc" if wanted.newest else "asc"
         text = f"select body from event {where} order by id {order} limit ?"
         return [_event(row[0]) for row in self._connection.execute(text, (*(v for _, v in terms), wanted.limit))]

@@ -68,6 +68,7 @@ class Maker:
             engine=self._engine,
             seal=self._seal,
             bytes=coded.nbytes,
+            frame=(0, 0) if draft.photo is None else (draft.photo.shape[1], draft.photo.shape[0]),
             latched=draft.latched,
             skipped=draft.skipped,
             mm=draft.mm,

@@ -193,12 +193,25 @@ class Recorder:
         if self.failing:  # an alarm does not wait for a disk
             event = self._store.numbered(event)
             self._announce([event], False)
-            full = self._held_bytes + pictures.nbytes > self._options.held_bytes
-            if full or len(self._held) >= self._options.held:
+            if self._held_bytes + pictures.nbytes > self._options.held_bytes:
+                event, pictures = _bare(event), Pictures()
+            if not self._room_for(event):
                 self._settle(1, f"beyond what is held in memory: {self.failing}")
                 return
         self._held.append((event, pictures))
         self._held_bytes += pictures.nbytes
+
+    def _room_for(self, event: Event) -> bool:
+        """Whether one more may be held. An alarm, an answer to one and a part take the place of the oldest verdict."""
+        if len(self._held) < self._options.held:
+            return True
+        verdicts = (place for place, (held, _) in enumerate(self._held) if held.kind is Kind.VERDICT)
+        oldest = None if event.kind is Kind.VERDICT else next(verdicts, None)
+        if oldest is None:
+            return False
+        self._held_bytes -= self._held.pop(oldest)[1].nbytes
+        self._settle(1, f"beyond what is held in memory: {self.failing}")
+        return True
 
     def _write(self) -> None:
         while self._held or self._progress is not None:
@@ -252,3 +265,9 @@ class Recorder:
             self._fail(error)
         self.pruned += deleted
         self._prune_at = time.monotonic() + (PRUNE if deleted < AT_ONCE else 0.0)
+
+
+def _bare(event: Event) -> Event:
+    """The same without its pictures, and why."""
+    reason = f"{event.reason}; no picture: too many wait for the disk".lstrip("; ")
+    return msgspec.structs.replace(event, bytes=0, reason=reason)

@@ -188,8 +188,8 @@ class Mqtt:
 
 
 def plain(name: str) -> str:
-    """A source's name as one level of a topic: no wildcard, no further level."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "x"
+    """A source's name as one level of a topic, letters of any script: no wildcard, no further level."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-") or "x"
 
 
 def _received(info: Any, deadline: float) -> bool:

@@ -28,6 +28,7 @@ UNSTORED = 1000
 """Events without a place on the disk that a sink keeps in memory."""
 REMEMBER = 1.0
 """Seconds between two writes of how far a sink has come: what a crash makes it repeat."""
+CALLS = (Kind.ALARM, Kind.ACKNOWLEDGED)
 POLL = 1.0
 PATIENCE = 1.0
 """Seconds that a sink gets to send the rest when the watch has ended; what is left is sent after the next start."""
@@ -145,7 +146,7 @@ class Sender:
         return bool(unstored)
 
     def _wants(self, event: Event) -> bool:
-        return event.id not in self._early and (self._options.what == "events" or event.kind is not Kind.VERDICT)
+        return event.id not in self._early and (self._options.what == "events" or event.kind in CALLS)
 
     def _deliver(self, events: Sequence[Event]) -> int:
         """How many of the first events are dealt with: sent, or refused and counted. Waits if nothing gets through."""

@@ -1,8 +1,9 @@
 """Events by HTTP: one POST each, with the event's id as `Idempotency-Key`, since a POST may be repeated.
 
-Delivered is 2xx. Asked to wait (429, 503 with Retry-After), failed (5xx, 408, 425) or silent (timeout, no connection)
-is tried again. Anything else, a redirect included, is refused for good: a wrong address is told, not retried for ever.
-Certificates are checked; a proxy is taken from the environment as usual.
+Delivered is 2xx. What the other side says about this one event (400, 409, 413, 414, 415, 422) is for good, and counted.
+Everything else is about the way: silence, 5xx, 429 with its Retry-After, a token that is no longer right, a redirect,
+an address where nothing is. Events then wait, and the page and the log say why. Certificates are checked; a proxy is
+taken from the environment as usual.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from mtkd_edge.device.outbox import message
 from mtkd_edge.device.outbox.channel import NotDelivered, Refused
 from mtkd_edge.device.sources.address import redact
 
-RETRIED = frozenset({408, 425, 429})
+REFUSED = frozenset({400, 409, 413, 414, 415, 422})
+"""Answers about this one event. All others (a token that was changed, an address that has moved) are about the way:
+events wait for somebody who mends it."""
 LONGEST = 300.0
 """Seconds of a Retry-After that are honoured at most: a wrong one must not silence a station."""
 
@@ -92,9 +95,9 @@ class Webhook:
         """Nothing is kept open."""
 
     def _failure(self, error: urllib.error.HTTPError) -> NotDelivered | Refused:
-        if error.code >= 500 or error.code in RETRIED:
-            return NotDelivered(f"HTTP {error.code}", self._after(error.headers.get("Retry-After", "")))
-        return Refused(f"HTTP {error.code}")
+        if error.code in REFUSED:
+            return Refused(f"HTTP {error.code}")
+        return NotDelivered(f"HTTP {error.code}", self._after(error.headers.get("Retry-After", "")))
 
     def _after(self, text: str) -> float:
         """Retry-After, as seconds or as a date, in seconds; 0 where it is neither."""

@@ -5,7 +5,8 @@
                           Part, Parts (the latest part's id, how many were decided); where that is allowed the method
                           Trigger(part) -> its id: a part is there
 
-Nodes are in the namespace NAMESPACE and have ids like "top.Answer", the same after every start. Nobody can write them.
+Nodes are in the namespace NAMESPACE and have ids like "top.Answer", the same after every start. Nobody can write them,
+whatever name they give.
 When the station's beats stop, Answer becomes 0 and Valid false by the server's own clock. The server has no encryption:
 it belongs where only the controller is.
 """
@@ -69,6 +70,7 @@ class OpcUa:
     async def _serve(self) -> None:
         server = _asyncua().Server()
         await server.init()
+        server.allow_remote_admin(False)  # asyncua takes whoever says "admin" for one, and what an admin writes stays
         server.set_endpoint(f"opc.tcp://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}/")
         server.set_server_name(f"mtkd-edge {self._station}")
         server.set_security_policy([_asyncua().ua.SecurityPolicyType.NoSecurity])

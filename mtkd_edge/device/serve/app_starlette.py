@@ -160,11 +160,14 @@ class Pages:
         return response
 
     async def gate(self, request: Request, call_next: Any) -> Response:
-        """Every request passes here first: the host, then the token."""
+        """Every request passes here first: the host, where it comes from, then the token."""
         from starlette.responses import RedirectResponse
 
-        if not self._access.knows(request.headers.get("host", "")):
+        host = request.headers.get("host", "")
+        if not self._access.knows(host):
             return _json({"error": "this name is not served here"}, 421)
+        if not self._access.token and request.method == "POST" and _foreign(request):
+            return _json({"error": "another page asks, and is not answered"}, 403)
         if request.url.path not in OPEN and not self._allowed(request):
             if request.url.path != "/":
                 return _json({"error": "the token is wanted"}, 401)
@@ -178,6 +181,13 @@ class Pages:
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         bearer = given.strip() if kind.lower() == "bearer" else ""
         return self._access.allows(bearer) or self._access.allows(request.cookies.get(COOKIE, ""))
+
+
+def _foreign(request: Request) -> bool:
+    """Whether another page's script asks. Browsers name the page that a POST comes from; without a token it could be
+    any page in the world, with one the cookie stays away from it."""
+    host = request.headers.get("host", "")
+    return bool(request.headers.get("origin", f"//{host}").partition("//")[2] != host)
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,9 +64,14 @@ def of_event(root: Path, event: Event, spec: FrameSpec, level: Threshold) -> byt
 
 
 def fitting(event: Event, photo: Photo) -> tuple[Region, ...]:
-    """The regions, unless the photo was shrunk when it was kept: their pixels are then not those of the file."""
-    inside = all(r.box[0] + r.box[2] <= photo.shape[1] and r.box[1] + r.box[3] <= photo.shape[0] for r in event.regions)
-    return event.regions if inside else ()
+    """The regions in pixels of the photo, which may have been shrunk when it was kept; none where that is not known."""
+    if not all(event.frame):
+        return ()
+    scales = (photo.shape[1] / event.frame[0], photo.shape[0] / event.frame[1]) * 2
+    return tuple(
+        msgspec.structs.replace(region, box=tuple(round(side * s) for side, s in zip(region.box, scales, strict=True)))
+        for region in event.regions
+    )
 
 
 class Shutter:

@@ -131,12 +131,12 @@ class Watcher:
         """By source, whether it is really watched: a camera by a frame scored lately, a file by nothing that waits."""
         found = {}
         for source, live in self._live.items():
-            seen = self.viewfinder.seen(source)
-            fresh = seen is not None and time.monotonic() - seen.at <= READY
+            judged_at = self.viewfinder.judged_at(source)
+            fresh = judged_at is not None and time.monotonic() - judged_at <= READY
             idle = (
                 self._station.vitals is not None and not live and self._station.vitals[0].account(source).waiting == 0
             )
-            found[source] = (fresh and self._board.status(source).sequence > 0) or idle
+            found[source] = fresh or idle
         return found
 
     def state(self) -> StationState:

@@ -31,6 +31,7 @@ class Seen:
 @dataclass(slots=True)
 class _Stretch:
     seen: Seen | None = None
+    judged_at: float | None = None
     verdicts: deque[Verdict] = field(default_factory=lambda: deque(maxlen=KEPT))
     latencies: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=STAGES_KEPT))
     states: Counter[State] = field(default_factory=Counter)
@@ -51,6 +52,8 @@ class Viewfinder:
             stretch = self._stretches.setdefault(verdict.source, _Stretch())
             number = stretch.seen.number + 1 if stretch.seen else 1
             stretch.seen = Seen(number, verdict, photo, values, time.monotonic())
+            if verdict.state is not State.INVALID:
+                stretch.judged_at = stretch.seen.at
             stretch.verdicts.append(verdict)
             stretch.latencies.append(verdict.latency_ms)
             stretch.states[verdict.state] += 1
@@ -60,6 +63,12 @@ class Viewfinder:
         with self._lock:
             stretch = self._stretches.get(source)
             return stretch.seen if stretch else None
+
+    def judged_at(self, source: str) -> float | None:
+        """When the newest frame came that was not invalid, in monotonic seconds; None before the first."""
+        with self._lock:
+            stretch = self._stretches.get(source)
+            return stretch.judged_at if stretch else None
 
     def verdicts(self, source: str) -> list[Verdict]:
         """The latest KEPT verdicts, the newest last."""

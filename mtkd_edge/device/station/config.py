@@ -6,7 +6,7 @@ Paths in the file start at the file's own folder. Secrets are not in it: `<key>_
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -16,7 +16,7 @@ from mtkd_edge.device.decisions.window import Trigger
 from mtkd_edge.device.plc.gpio_gpiod import GpioConfig
 from mtkd_edge.errors import UsageError
 
-NAME = r"^[^\x00-\x1f]{1,100}$"
+NAME = r"^[^\x00-\x1f]{0,100}$"
 What = Literal["alarms", "events"]
 """`alarms`: alarms and their acknowledgements; `events`: every anomalous or invalid frame as well."""
 
@@ -27,7 +27,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     address: str = ""
     address_file: str = ""
     address_env: str = ""
-    name: str = ""
+    name: Annotated[str, msgspec.Meta(pattern=NAME)] = ""
     follow: bool = False
     rules: Rules | None = None
     focus: FocusSpec = FocusSpec()

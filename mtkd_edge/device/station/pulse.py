@@ -36,38 +36,44 @@ class Pulse:
         alarm: Callable[[str, Alarm], None],
         outputs: Sequence[Output],
         events: Path | None,
+        seen: str = "",
         tell: Tell = untold,
     ) -> None:
+        """`seen`: the id up to which the acknowledgements in `events` are known to the board."""
         self._board, self._alarm, self._outputs, self._events = board, alarm, tuple(outputs), events
         self._tell = tell
         self.failures: Counter[str] = Counter()
-        self._seen, self._boot = newest(events), boot_id()
-        self._look_at = 0.0
+        self._seen, self._boot = seen, boot_id()
         self._closing = threading.Event()
         self._task = Task("pulse", self._work)
+        # apart: a disk that hangs must not stop time, and with it every answer
+        self._looking = Task("acknowledgements", self._look)
 
     def close(self) -> None:
         """Raises what the thread died of."""
         self._closing.set()
         self._task.join(2.0)
+        self._looking.join(0.5)
         self.check()
 
     def alive(self) -> bool:
-        """Whether it still beats."""
-        return self._task.is_alive()
+        """Whether it still beats, and hears acknowledgements."""
+        return self._task.is_alive() and self._looking.is_alive()
 
     def check(self) -> None:
         """Raises what the thread died of."""
-        if self._task.error is not None:
-            raise self._task.error
+        for task in (self._task, self._looking):
+            if task.error is not None:
+                raise task.error
+
+    def _look(self) -> None:
+        while not self._closing.wait(LOOK):
+            self._acknowledged()
 
     def _work(self) -> None:
         while not self._closing.wait(BEAT):
             for source, alarm in self._board.tick():
                 self._guarded("alarms", self._alarm, source, alarm)
-            if time.monotonic() >= self._look_at:
-                self._acknowledged()
-                self._look_at = time.monotonic() + LOOK
             statuses = [self._board.status(source) for source in self._board.sources]
             for output in self._outputs:
                 self._guarded(type(output).__name__, output, statuses)
@@ -88,7 +94,7 @@ class Pulse:
             database = Database(self._events, readonly=True)
             try:
                 fresh = database.find(Filter(kind=Kind.ACKNOWLEDGED.value, after=self._seen, newest=False))
-                waiting = {event.source for event in database.find(Filter(open=True, limit=1000))}
+                waiting = database.open_sources()
             finally:
                 database.close()
         except (sqlite3.Error, OSError, DataError):
@@ -117,6 +123,6 @@ def latched(events: Path | None) -> frozenset[str]:
         return frozenset()
     database = Database(events, readonly=True)
     try:
-        return frozenset(event.source for event in database.find(Filter(open=True, limit=1000)))
+        return database.open_sources()
     finally:
         database.close()

@@ -16,7 +16,6 @@ from mtkd_edge.device.decisions import rules
 from mtkd_edge.device.decisions.board import Board
 from mtkd_edge.device.decisions.focus import Focus
 from mtkd_edge.device.decisions.parts import Parts
-from mtkd_edge.device.decisions.rules import Rules
 from mtkd_edge.device.events import progress
 from mtkd_edge.device.events.acknowledge import acknowledge_line
 from mtkd_edge.device.events.clock import Clock, Ids
@@ -35,13 +34,14 @@ from mtkd_edge.device.plc.opcua_asyncua import OpcUa
 from mtkd_edge.device.scoring import Scored
 from mtkd_edge.device.sources import open_source
 from mtkd_edge.device.sources.base import Captured, Resumable, Source, SourceOptions, decoders_replaced
+from mtkd_edge.device.sources.pipeline import PREFIX
 from mtkd_edge.device.station import pulse
 from mtkd_edge.device.station.config import Config, split
 from mtkd_edge.device.station.decide import Decide
 from mtkd_edge.device.station.pulse import Output, Pulse
 from mtkd_edge.device.station.secrets import secret
 from mtkd_edge.device.station.watchdog import Watchdog
-from mtkd_edge.device.station.ways_out import follow, mqtt, webhook
+from mtkd_edge.device.station.ways_out import Answers, mqtt, webhook
 from mtkd_edge.errors import UsageError
 from mtkd_edge.threshold import Threshold
 
@@ -54,6 +54,7 @@ class Judge(msgspec.Struct, frozen=True):
     engine: str
 
 
+WINDOW = "trigger = { ms = 400 } in that [[source]]"
 LATER = 0.2
 """Seconds between calling a camera stalled and giving its connection up."""
 
@@ -75,7 +76,8 @@ def open_all(config: Config, base: Path) -> list[Source]:
 
 def located(address: str, base: Path) -> str:
     """A path relative to the configuration's folder; anything that is no relative path stays as it is."""
-    relative = "://" not in address and not address.isdecimal() and not Path(address).is_absolute()
+    elsewhere = "://" in address or address.startswith(PREFIX) or address.isdecimal()
+    relative = not elsewhere and not Path(address).is_absolute()
     return str(base / address) if relative else address
 
 
@@ -102,7 +104,11 @@ class Station:
         ids = Ids(self.clock)
         self.parts = Parts(specs, lambda source, decision: self.sink.part(source, decision), ids.next)
         self.root = base / config.events.folder if config.events else None
-        self.rules = {s.name: _rules(given[s.name].rules or config.rules, s.live, judge.threshold) for s in sources}
+        aging = {source.name: source.live or source.name in specs for source in sources}
+        self.rules = {
+            name: rules.settled(given[name].rules or config.rules, ages, judge.threshold.score)
+            for name, ages in aging.items()
+        }
         self.focus: Mapping[str, Callable[[Scored], Scored]] = {
             name: Focus(wanted.focus.below(base), judge.model.frame, judge.model.score)
             for name, wanted in given.items()
@@ -114,18 +120,20 @@ class Station:
         self.modbus: Modbus | None = None
         self.opcua: OpcUa | None = None
         self.gpio: Gpio | None = None
+        self.answers: Answers | None = None
         self._over = False
         self.vitals: tuple[Ledger, Health] | None = None
-        self.watchdog = Watchdog({source.name: source.live for source in sources})
+        self.watchdog = Watchdog({source.name: source.live for source in sources}, config.silence)
         try:
             answers = self._start(base, judge, lossless=not any(source.live for source in sources))
             self._resume(sources, resume)
+            seen = pulse.newest(self.root)  # before the latches: what is acknowledged meanwhile is then heard of
             self.board = Board(self.rules, pulse.latched(self.root), triggered=frozenset(specs))
             scales = {name: wanted.focus.mm_per_pixel for name, wanted in given.items()}
             keep = config.events.keep if config.events else "events"
             self.sink = Decide(self.board, self.recorder, keep, scales, self.clock, self.close, self.losses, self.parts)
             outputs: list[Output] = [self.parts, *answers, *self._controllers(), self.watchdog]
-            self._pulse = Pulse(self.board, self.sink.alarm, outputs, self.root, tell)
+            self._pulse = Pulse(self.board, self.sink.alarm, outputs, self.root, seen, tell)
         except BaseException:
             self.close()
             raise
@@ -182,7 +190,7 @@ class Station:
                 self.parts.close()
         finally:
             # a controller notices the end of a connection before that of a heartbeat
-            for server in (self.modbus, self.opcua, self.gpio):
+            for server in (self.modbus, self.opcua, self.gpio, self.answers):
                 if server is not None:
                     server.close()
             try:
@@ -205,9 +213,10 @@ class Station:
         self.recorder = Recorder(self.root, maker, options, self.clock, self._tell, (self._heard,))
         outputs: list[Output] = []
         if self._config.mqtt:
-            channel = mqtt(self._config.mqtt, self._config.station, base, self.root)
+            channel = mqtt(self._config.mqtt, self._config.station, tuple(self.rules), base, self.root)
             self._send("mqtt", channel, SenderOptions(what=self._config.mqtt.what))
-            outputs.append(follow(channel))
+            self.answers = Answers(channel, tuple(self.rules))
+            outputs.append(self.answers)
             if self._config.mqtt.trigger:
                 channel.listen(self.parts.sources, partial(self.triggered, "mqtt"))
         for wanted in self._config.webhook:
@@ -238,6 +247,8 @@ class Station:
                 raise UsageError(
                     f"[gpio] names {sorted(strange)}, the sources are {sorted(self.rules)}", "source = ..."
                 )
+            if deaf := {each.source for each in wires.trigger} - set(self.parts.sources):
+                raise UsageError(f"[[gpio.trigger]] names {sorted(deaf)}, which no trigger opens a window on", WINDOW)
             self.gpio = Gpio(wires, lambda source: self.triggered("gpio", source, ""), self._tell)
         return [output for output in (self.modbus, self.opcua, self.gpio) if output is not None]
 
@@ -248,8 +259,3 @@ class Station:
     def _heard(self, events: Sequence[Event], stored: bool) -> None:
         for sender in self.senders:
             sender.heard(events, stored)
-
-
-def _rules(wanted: Rules, live: bool, threshold: Threshold) -> Rules:
-    rules.check(wanted, threshold.score)
-    return wanted if live else msgspec.structs.replace(wanted, fresh=None)  # a folder may be silent

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from mtkd_edge.device.decisions.board import Status
+from mtkd_edge.device.decisions.line import Answer
 from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.outbox.mqtt_paho import Mqtt, MqttOptions, plain
 from mtkd_edge.device.outbox.webhook import Webhook, WebhookOptions
 from mtkd_edge.device.station.config import MqttConfig, WebhookConfig
-from mtkd_edge.device.station.pulse import Output
 from mtkd_edge.device.station.secrets import secret
+from mtkd_edge.device.task import Task
 from mtkd_edge.errors import UsageError
 
+STALE = 1.0
+"""Seconds without a beat after which every answer by MQTT is `invalid`."""
+TICK = 0.1
 
-def mqtt(wanted: MqttConfig, station: str, base: Path, root: Path) -> Mqtt:
+
+def mqtt(wanted: MqttConfig, station: str, sources: Sequence[str], base: Path, root: Path) -> Mqtt:
     """`root` is the folder of the events. Raises UsageError, or MissingExtraError without paho-mqtt."""
+    known: dict[str, str] = {}
+    for name in sources:
+        if (other := known.setdefault(plain(name), name)) != name:
+            what = f"by MQTT {name!r} and {other!r} would have one topic, {plain(name)!r}, and one answer"
+            raise UsageError(what, 'name = "camera-1" in each [[source]]')
     options = MqttOptions(
         host=wanted.host,
         station=station,
@@ -32,14 +44,41 @@ def mqtt(wanted: MqttConfig, station: str, base: Path, root: Path) -> Mqtt:
     return Mqtt(options)
 
 
-def follow(channel: Mqtt) -> Output:
-    """The output that publishes what each line's answer has become."""
+class Answers:
+    """An output (`pulse.py`): publishes what each line's answer has become, and `invalid` once nobody beats.
 
-    def publish(statuses: Sequence[Status]) -> None:
-        for status in statuses:
-            channel.answer(status.source, status.answer)
+    paho's own thread keeps the connection alive whatever happens to us, so the broker's Last Will does not come then.
+    """
 
-    return publish
+    def __init__(self, channel: Mqtt, sources: Sequence[str]) -> None:
+        self._channel, self._sources = channel, tuple(sources)
+        self._lock, self._closing, self._beaten_at = threading.Lock(), threading.Event(), time.monotonic()
+        self._task = Task("mqtt answers", self._watch)
+
+    def __call__(self, statuses: Sequence[Status]) -> None:
+        """A beat. Raises what the watching thread died of."""
+        if self._task.error is not None:
+            raise self._task.error
+        with self._lock:
+            self._beaten_at = time.monotonic()
+            for status in statuses:
+                self._channel.answer(status.source, status.answer)
+
+    def close(self) -> None:
+        """The station ends: no answer stands any more."""
+        self._closing.set()
+        self._task.join(1.0)
+        self._invalid()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(TICK):
+            with self._lock:
+                if time.monotonic() - self._beaten_at > STALE:
+                    self._invalid()
+
+    def _invalid(self) -> None:
+        for source in self._sources:
+            self._channel.answer(source, Answer.INVALID)
 
 
 def webhook(wanted: WebhookConfig, station: str, base: Path, root: Path, clock: Clock) -> Webhook:
