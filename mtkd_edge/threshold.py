@@ -99,7 +99,7 @@ def encode(threshold: Threshold) -> bytes:
 
 def decode(text: bytes, where: str) -> Threshold:
     """The sidecar back. Raises BundleError naming `where` when it is malformed or its seal does not fit."""
-    hint = "set it again with `mtkd-edge threshold`"
+    hint = "mtkd-edge threshold ENGINE --photos DIR --false-alarms 1e-3 fits a new one; or build the engine again"
     try:
         body = msgspec.json.decode(text, type=dict)
         given = body.pop("sha256", None)

@@ -121,17 +121,6 @@ def test_a_build_that_fails_its_gate_leaves_the_old_engine_and_nothing_else(sour
     assert [p.name for p in tmp_path.iterdir()] == ["engine"]
 
 
-def test_keep_failed_keeps_it_where_nothing_will_load_it(source, int8, target, tmp_path):
-    strict = msgspec.structs.replace(target, gate=Limits(spearman=0.99999))
-    for _ in range(2):  # the second one replaces the first
-        with pytest.raises(GateError):
-            make(source, tmp_path / "engine", strict, int8, keep_failed=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["engine-failed"]
-    assert (tmp_path / "engine-failed" / bundle.FEATURES).is_file()
-    with pytest.raises(BundleError, match=r"engine\.json cannot be read"):
-        engines.load(tmp_path / "engine-failed")
-
-
 def test_a_finished_build_replaces_the_engine_that_was_there(source, int8, target, tmp_path):
     out = tmp_path / "engine"
     make(source, out, target, None)

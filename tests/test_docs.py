@@ -82,13 +82,13 @@ def test_readme_and_help_name_every_exit_code_of_the_error_tree() -> None:
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the README's reader stands: an engine of ./photos in the MVTec layout, and more good parts."""
+    """Where the README's reader stands: an engine of ./bottle in the MVTec layout, and more good parts."""
     plant = factory.build(tmp_path_factory.mktemp("workshop"))
-    plant.engine.rename(plant.engine.with_name("photos-cpu"))
+    plant.engine.rename(plant.engine.with_name("bottle-cpu"))
     plant.photos.rename(plant.root / "more-good-parts")
-    factory.write(plant.root / "photos" / "train" / "good", tiny.normal_frames(12, seed=3))
-    factory.write(plant.root / "photos" / "test" / "good", tiny.normal_frames(4, seed=4))
-    plant.bad.rename(plant.root / "photos" / "test" / "blotch")
+    factory.write(plant.root / "bottle" / "train" / "good", tiny.normal_frames(12, seed=3))
+    factory.write(plant.root / "bottle" / "test" / "good", tiny.normal_frames(4, seed=4))
+    plant.bad.rename(plant.root / "bottle" / "test" / "blotch")
     return plant.root
 
 

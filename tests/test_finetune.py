@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import factory
@@ -170,6 +171,27 @@ def test_a_fine_tune_that_does_not_help_leaves_the_plain_engine_and_says_so(
     assert "before_auroc" not in found["gate"]
     assert Path(found["calibration"]) == tmp_path / "c" / "tiny.json"
     assert bundle.load_engine(tmp_path / "e").model == bundle.load_bundle(plant.run / "bundle")
+
+
+def test_a_fine_tune_that_cannot_go_on_leaves_the_plain_engine_as_well(
+    plant: factory.Factory, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "AGREED", -1.0)
+    assert app.run([*words(plant, tmp_path), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["finetune"].startswith("tried and not kept: ")
+
+
+def test_a_run_of_the_published_method_is_refused_before_anything_is_built(
+    plant: factory.Factory, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "run" / "bundle"
+    shutil.copytree(plant.run / "bundle", source)
+    model = msgspec.structs.replace(bundle.load_bundle(source), method="paper")
+    bundle.save(source, model, bundle.load_threshold(source))
+    asked = [str(source.parent) if word == str(plant.run) else word for word in words(plant, tmp_path)]
+    assert app.run(asked) == 2
+    assert "--finetune is for the feature-map method" in capfd.readouterr().err
+    assert not (tmp_path / "e").exists()
 
 
 def test_other_precisions_have_nothing_to_learn(

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from mtkd_edge import bundle
 from mtkd_edge.cli import app
 from mtkd_edge.device import engines, gate, targets
-from mtkd_edge.errors import BundleError, GateError
+from mtkd_edge.errors import BundleError, DataError, GateError, UsageError
 from mtkd_edge.lab import build_run, calibrate, evidence, lift, sensitivity
 from mtkd_edge.lab.explain import macs, shapes
 from mtkd_edge.lab.quantise import quantise
@@ -225,6 +225,30 @@ def test_sensitivity_is_measured_once_and_kept_with_the_ranges(factory_run: tupl
     second = steps[steps.index("", 1) :]
     assert "sensitivity" in steps and "calibrate" in steps
     assert not {"sensitivity", "calibrate"} & set(second)
+
+
+def test_photos_that_are_others_than_the_run_was_made_with_are_named(tmp_path: Path) -> None:
+    plant = factory.build(tmp_path)
+    target = targets.read(tiny.write_target(tmp_path, "openvino", "int8"))
+    held_out = build_run.photos_of(plant.run).side("held-out")[1]
+    other = held_out.read_bytes()
+    held_out.write_bytes(next(plant.bad.iterdir()).read_bytes())
+    words = (plant.run, plant.run / "bundle", tmp_path / "engine", target, "int8", tmp_path / "calibration", 0.05)
+    with pytest.raises(DataError, match=rf"{held_out.name} is not the photo that the run was made with"):
+        build_run.build(*words)
+    held_out.write_bytes(other)
+    build_run.build(*words)
+
+
+def test_a_folder_that_must_not_be_replaced_is_refused_before_anything_is_read(
+    factory_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    target, steps = targets.read(tiny.write_target(tmp_path, "openvino", "int8")), []
+    words = (*factory_run, tmp_path / "mine", target, "int8", tmp_path / "calibration", 0.05)
+    with pytest.raises(UsageError, match="is not an engine; it is not replaced"):
+        build_run.build(*words, lambda *step: steps.append(step))
+    assert steps == []
 
 
 def built(run: tuple[Path, Path], folder: Path) -> dict[str, dict[str, str]]:

@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from mtkd_edge import bundle
 from mtkd_edge.demo import line
 from mtkd_edge.errors import BundleError, DataError, UsageError
-from mtkd_edge.lab import checkpoint, importance, normalise, teachers
+from mtkd_edge.lab import checkpoint, distil, importance, normalise, teachers
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.distil import rate
 from mtkd_edge.lab.mix import Block, Mix
 from mtkd_edge.lab.projection import projected, projection
 from mtkd_edge.lab.subspace import Moments, PositionAutoencoder, code_size
 from mtkd_edge.lab.train import train
+from mtkd_edge.progress import silent
 from mtkd_edge.score import Level, ScoreSpec
 
 
@@ -72,6 +73,56 @@ def test_a_stopped_run_continues_bit_for_bit(parts: Path, run: Path, tmp_path: P
     whole, resumed = weights_of(run), weights_of(out)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_run_stopped_within_a_step_goes_on_from_the_last_whole_one(
+    parts: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ctrl-C does: by then the batch has gone into the statistics of the network."""
+    out, step, count = tmp_path / "stopped", torch.optim.AdamW.step, 0
+
+    def stop(self: torch.optim.AdamW, *words: object) -> object:
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise KeyboardInterrupt
+        return step(self, *words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(distil, "SAVE_EVERY", 2)
+    with monkeypatch.context() as within, pytest.raises(KeyboardInterrupt):
+        within.setattr(torch.optim.AdamW, "step", stop)
+        train(config(parts, out))
+    assert [path.name for path in (out / "checkpoint").glob("*.safetensors")] == ["2.student.safetensors"]
+    train(config(parts, out, resume=True))
+    whole, resumed = weights_of(run), weights_of(out)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_resuming_with_other_photos_is_refused(tmp_path: Path) -> None:
+    line.render(tmp_path / "line", good=24)
+
+    def stop(step: str, done: int, total: int, note: str = "") -> None:
+        if step == "student":
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path / "line", out), stop)
+    gone = sorted((tmp_path / "line" / "train" / "good").iterdir())[0]
+    gone.unlink()
+    with pytest.raises(DataError, match=rf"begun with other photos: \d+ photos have .* is train/good/{gone.name}"):
+        train(config(tmp_path / "line", out, resume=True))
+    assert (out / "checkpoint").is_dir(), "what was learned is still there"
+
+
+def test_what_is_refused_before_anything_was_learned_keeps_no_folder(parts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    line.render(tmp_path / "few", good=5)
+    with pytest.raises(DataError, match="5 "):
+        train(config(tmp_path / "few", out))
+    with pytest.raises(UsageError, match="no class logits"):
+        train(config(parts, out, method="paper"))
+    assert not out.exists()
 
 
 def test_resuming_with_other_options_is_refused_by_name(parts: Path, run: Path) -> None:
@@ -257,3 +308,21 @@ def test_the_published_method_trains_and_exports(shared: Path, parts: Path, tmp_
     manifest = bundle.load_bundle(out / "bundle")
     assert [level.kind for level in manifest.score.levels] == ["squared", "cosine", "squared"]
     assert sum(t.importance[0] for t in manifest.teachers) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("side", [4, 6, 10, 14, 18])
+def test_importance_is_learned_at_every_size_that_is_taken(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid of `--size` 64, 96, 160, 224 and 288."""
+    monkeypatch.setattr(importance, "STEPS", 2)
+    blocks = (Block(0, 8, 0, 2), Block(1, 8, 2, 5))
+    draw = torch.Generator().manual_seed(0)
+    batch = torch.randn(2, 5, side, side, generator=draw), 255 * torch.rand(2, 3, side, side, generator=draw)
+    weights, history = importance.learn(lambda step: batch, blocks, 0, silent)
+    assert weights.sum(1) == pytest.approx(1) and len(history) == 2
+
+
+def test_the_projection_is_where_the_features_are() -> None:
+    """No GPU is needed to see it: torch's device without memory takes part in everything but reading numbers."""
+    features = torch.randn(4, 5, 3, 3, device="meta")
+    project = projection(lambda: iter([features]))
+    assert project(features).device.type == project.weight.device.type == "meta"

@@ -26,8 +26,8 @@ EXIT_CODES = """\
 
 EPILOG = f"""\b
 Three commands take a folder of good photos to verdicts on the line:
-  mtkd-edge train ./photos                good parts -> runs/photos
-  mtkd-edge build-engine --int8           newest run -> engines/photos-cpu
+  mtkd-edge train ./bottle                good parts -> runs/bottle
+  mtkd-edge build-engine --int8           newest run -> engines/bottle-cpu
   mtkd-edge watch /dev/video0             newest engine -> verdicts
 
 \b

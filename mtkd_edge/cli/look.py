@@ -69,8 +69,8 @@ def bench(engine: EngineArgument, batch: Batches = None, seconds: Seconds = 2.0,
 
     \b
     Milliseconds of a call that 50, 90 and 99 % of the calls stay within, by batch size, and on a
-    GPU the median of each stage. The floor is the least that a frame can take on this CPU by the
-    operations and bytes of the graph.
+    GPU the median of each stage. The floor is the least that a frame can take in FP32 on this CPU
+    by the operations and bytes of the graph; INT8 may go below it.
     """
     from mtkd_edge import bundle
     from mtkd_edge.device import bench as bencher
@@ -84,7 +84,7 @@ def bench(engine: EngineArgument, batch: Batches = None, seconds: Seconds = 2.0,
         rows = bencher.bench(loaded, (frame.height, frame.width, 3), batches, seconds, listener)
         floor = lower_bound(engine, loaded)
         remark = loaded.remark if isinstance(loaded, Pipelined) else ""
-    text = console.table(speeds(rows)) + (f"\nfloor {floor.milliseconds:.2f} ms a frame" if floor else "")
+    text = console.table(speeds(rows)) + (f"\nfloor {floor.milliseconds:.2f} ms a frame in FP32" if floor else "")
     text += f"\n{remark}" if remark else ""
     value = {
         "engine": str(engine),

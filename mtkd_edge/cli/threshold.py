@@ -53,13 +53,17 @@ def threshold(
             "another false-alarm rate needs photos of good parts",
             f"mtkd-edge threshold {engine} --photos DIR --false-alarms {false_alarms:g}",
         )
-    manifest, found = bundle.load_engine(engine), bundle.load_threshold(engine)
-    if score is not None:
-        if not math.isfinite(score):
-            raise UsageError(f"a threshold is a finite number, got {score}", "--score 3.5")
-        found = msgspec.structs.replace(found, score=score, method="manual", missing=0)
-    if photos is not None:
-        found = fitted(engine, manifest, photos, found.false_alarms if false_alarms is None else false_alarms)
+    if score is not None and not math.isfinite(score):
+        raise UsageError(f"a threshold is a finite number, got {score}", "--score 3.5")
+    manifest = bundle.load_engine(engine)
+    if photos is not None and false_alarms is not None:
+        found = fitted(engine, manifest, photos, false_alarms)  # whatever the old one is, or was made of
+    else:
+        found = bundle.load_threshold(engine)
+        if photos is not None:
+            found = fitted(engine, manifest, photos, found.false_alarms)
+        if score is not None:
+            found = msgspec.structs.replace(found, score=score, method="manual", missing=0)
     if score is not None or photos is not None:
         bundle.write_file(engine / bundle.THRESHOLD, thresholds.encode(found))
     value = {"engine": str(engine), "target": manifest.target, "threshold": found}
@@ -74,6 +78,10 @@ def fitted(engine: Path, manifest: EngineManifest, photos: Path, false_alarms: f
 
     with engines.open_engine(engine, manifest) as loaded, progress.shown() as listener:
         listing = dataset.scan(photos, listener, threshold.MINIMUM)
+        if listing.layout == "mvtec":
+            seen = f"{photos} has train/good, which the training has seen: a threshold from it would be too low"
+            raise UsageError(seen, "--photos with a folder of good parts that it has not seen")
+        console.note(dataset.report(listing))
         paths = [Path(listing.root, photo.path) for photo in listing.photos]
         shown = [frames.to_frame(frames.read(path), manifest.model.frame) for path in paths]
         return refit(loaded, shown, false_alarms, listener)

@@ -92,20 +92,20 @@ def train(
     resume: Resume = False,
     json: Json = False,
 ) -> None:
-    """Learn from photos of good parts:  mtkd-edge train ./photos
+    """Learn from photos of good parts:  mtkd-edge train ./bottle
 
     \b
     Writes runs/<name>/: checkpoint, bundle, threshold, teacher weights, metrics.json, plots.
 
     \b
     Examples:
-      mtkd-edge train ./photos --preset edge --false-alarms 1e-3
-      mtkd-edge train ./photos --teachers resnet18,local-dir:./weights/mobilenetv2_100
-      mtkd-edge train ./photos --part '(tile[0-9]+)_'   photos of one tile stay together
-      mtkd-edge train ./photos --preset offline     nothing is downloaded
-      mtkd-edge train ./photos --prune 0.1          without the teachers that matter least
-      mtkd-edge train ./photos --merge --generic ./pictures     one small teacher at the edge
-      mtkd-edge train ./photos --method paper --preset paper --student multi
+      mtkd-edge train ./bottle --preset edge --false-alarms 1e-3
+      mtkd-edge train ./bottle --teachers resnet18,local-dir:./weights/mobilenetv2_100
+      mtkd-edge train ./bottle --part '(tile[0-9]+)_'   photos of one tile stay together
+      mtkd-edge train ./bottle --preset offline     nothing is downloaded
+      mtkd-edge train ./bottle --prune 0.1          without the teachers that matter least
+      mtkd-edge train ./bottle --merge --generic ./pictures     one small teacher at the edge
+      mtkd-edge train ./bottle --method paper --preset paper --student multi
       mtkd-edge train --resume                      continue where it was stopped
     """
     given = chosen(

@@ -1,4 +1,4 @@
-"""How fast an engine is: percentiles by stage, throughput, and the floor that no implementation can be faster than.
+"""How fast an engine is: percentiles by stage, throughput, and the floor that nothing in FP32 can be faster than.
 
 Pure numbers; nothing is printed. The frames are noise, because no engine's speed may depend on its pixels.
 """
@@ -39,7 +39,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Floor(msgspec.Struct, frozen=True):
-    """The least time one frame can take on this machine's CPU.
+    """The least time one frame can take in FP32 on this machine's CPU.
 
     `macs`: multiply-accumulates, `traffic`: bytes that must be moved; `macs_per_second` is the rate of a large FP32
     matrix product (an INT8 kernel may beat it by the factor its instructions have), `bytes_per_second` that of a copy.

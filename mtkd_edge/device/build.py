@@ -22,14 +22,13 @@ from mtkd_edge.device import gate
 from mtkd_edge.device.engine import Engine
 from mtkd_edge.device.engines import _trt_driver, open_engine, openvino
 from mtkd_edge.device.targets import Target
-from mtkd_edge.errors import BundleError, DataError, GateError, UsageError
+from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.frames import Frame
 from mtkd_edge.progress import Progress, silent
 
 Precision = Literal["int8", "fp16", "fp32"]
 Evidence = Callable[[Path, gate.Comparison], None]
 """Writes more files into an engine folder that has passed its gate; they are sealed with it."""
-FAILED = "-failed"
 
 
 def build_engine(
@@ -42,7 +41,6 @@ def build_engine(
     false_alarms: float,
     calibration: str = "",
     progress: Progress = silent,
-    keep_failed: bool = False,
     notes: Mapping[str, str] = MappingProxyType({}),
     evidence: Evidence | None = None,
 ) -> EngineManifest:
@@ -51,11 +49,13 @@ def build_engine(
     `graph`: the quantised or half-precision features.onnx; None means the bundle's own. `expected`: from `expect`, for
     gate and threshold. An engine folder at `out` is replaced, anything else there is a UsageError.
     `notes` say, for people, how the graph was made; the manifest keeps them under `built`.
-    `keep_failed` leaves what did not pass the gate in `<out>-failed`, without a manifest, so that nothing loads it.
     Raises GateError with the gate's figures, BackendError, BundleError.
     """
     model = bundle.load_bundle(source)
-    check_request(out, target, precision, graph)
+    check_place(out)
+    needs_graph = precision == "int8" or (precision == "fp16" and target.backend != "openvino")
+    if needs_graph and graph is None:
+        raise UsageError(f"an {precision} engine for {target.name} needs a graph of that precision, got none", "--fp32")
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         work.mkdir(parents=True)
@@ -70,11 +70,6 @@ def build_engine(
         progress("compile", 1, 1, target.name)
         manifest = finish(work, manifest, target, expected, false_alarms, evidence, progress)
         swap(work, out)
-    except GateError:
-        if keep_failed:
-            shutil.rmtree(out.with_name(out.name + FAILED), ignore_errors=True)
-            work.rename(out.with_name(out.name + FAILED))
-        raise
     except OSError as error:
         raise BundleError(f"{out} cannot be written: {error}", "check the free space and permissions") from error
     finally:
@@ -97,13 +92,10 @@ def expect(source: Path, held_out: Sequence[Frame], progress: Progress = silent)
         return gate.expect(reference, held_out, progress=progress)
 
 
-def check_request(out: Path, target: Target, precision: Precision, graph: Path | None) -> None:
-    """What can be refused before anything is computed. Raises UsageError."""
+def check_place(out: Path) -> None:
+    """Raises UsageError where something stands that an engine must not replace."""
     if out.exists() and not (out / ENGINE).is_file():
         raise UsageError(f"{out} is there and is not an engine; it is not replaced", "--out FOLDER")
-    needs_graph = precision == "int8" or (precision == "fp16" and target.backend != "openvino")
-    if needs_graph and graph is None:
-        raise UsageError(f"an {precision} engine for {target.name} needs a graph of that precision, got none", "--fp32")
 
 
 def compile_plans(work: Path, target: Target, precision: Precision) -> dict[str, str]:

@@ -8,6 +8,7 @@ has to be quantised.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 
 from mtkd_edge import bundle, dataset, places
 from mtkd_edge.bundle import FEATURES, HEAD, EngineManifest, Manifest
-from mtkd_edge.dataset import Dataset
-from mtkd_edge.device.build import Precision, build_engine, expect
+from mtkd_edge.dataset import Dataset, Photo
+from mtkd_edge.device.build import Precision, build_engine, check_place, expect
 from mtkd_edge.device.targets import Target
 from mtkd_edge.errors import BundleError, UsageError
 from mtkd_edge.lab.photos import load_frames
@@ -56,10 +57,13 @@ def build(
     """
     if finetune and precision != "int8":
         raise UsageError(f"--finetune teaches the student what INT8 does, and this is {precision}", "--int8 --finetune")
+    check_place(out)
     model = bundle.load_bundle(source)
+    if finetune and model.method == "paper":
+        raise UsageError("--finetune is for the feature-map method, and this run is of the published one", "--int8")
     rate = bundle.load_threshold(source).false_alarms if false_alarms is None else false_alarms
     listing = photos_of(run)
-    held_out = load_frames(listing.side("held-out"), model.frame, progress, "reading photos")
+    held_out = look([photo for photo in listing.photos if photo.side == "held-out"], model, listing, progress)
     expected = expect(source, list(held_out), progress)
     if precision == "int8":
         from mtkd_edge.lab.build_int8 import Request, Source, build_int8
@@ -111,27 +115,33 @@ def ranges(
     return found, path.as_posix()
 
 
+def look(photos: Sequence[Photo], model: Manifest, listing: Dataset, progress: Progress) -> NDArray[np.uint8]:
+    """Photos of the run as frames. Raises DataError for one that is gone, or is another than the run was made with."""
+    paths = [Path(listing.root, photo.path) for photo in photos]
+    return load_frames(paths, model.frame, progress, "reading photos", [photo.sha256 for photo in photos])
+
+
 def trained_on(
     most: int, model: Manifest, listing: Dataset, progress: Progress
 ) -> tuple[NDArray[np.uint8], dict[str, str]]:
     """At most so many of the photos trained on, taken evenly: their frames, and path -> sha256."""
     photos = [photo for photo in listing.photos if photo.side == "train"]
     photos = photos[:: -(-len(photos) // most)]
-    shown = load_frames([Path(listing.root, p.path) for p in photos], model.frame, progress, "reading photos")
-    return shown, {photo.path: photo.sha256 for photo in photos}
+    return look(photos, model, listing, progress), {photo.path: photo.sha256 for photo in photos}
 
 
 def to_learn_from(model: Manifest, listing: Dataset, progress: Progress) -> Photos:
     """What a fine-tune may see."""
     from mtkd_edge.lab.build_tuned import Photos
 
-    tune = load_frames(listing.side("tune"), model.frame, progress, "reading photos")
+    tune = look([photo for photo in listing.photos if photo.side == "tune"], model, listing, progress)
     return Photos(*trained_on(LEARNED_FROM, model, listing, progress), tune, unseen(model, listing, progress))
 
 
 def unseen(model: Manifest, listing: Dataset, progress: Progress) -> NDArray[np.uint8]:
     """A few photos that neither trained the student nor will judge the engine, and copies with a defect."""
-    good = load_frames(listing.side("tune")[:SENSED], model.frame, progress, "reading photos")
+    photos = [photo for photo in listing.photos if photo.side == "tune"][:SENSED]
+    good = look(photos, model, listing, progress)
     rng = np.random.default_rng(0)
     return np.concatenate([good, np.stack([paste_defect(frame, rng)[0] for frame in good])])
 

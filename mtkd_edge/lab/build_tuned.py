@@ -53,15 +53,14 @@ class Photos:
 def build_tuned(source: Source, request: Request, photos: Photos, evidence: Path) -> EngineManifest:
     """The engine folder of the request: fine-tuned where the gate takes that, else plain; `built` says which.
 
-    The ranges of the new graph are kept in `evidence`. Raises what `build_int8` raises, and UsageError for a student
-    that cannot be fine-tuned.
+    The ranges of the new graph are kept in `evidence`. Raises what `build_int8` raises.
     """
     plain = build_int8(source, request)
     beside = replace(request, expected=replace(request.expected, before=plain.manifest.gate))
+    note = f"{finetune.STEPS} steps of the student against the INT8 teachers"
     with tempfile.TemporaryDirectory() as scratch:
-        tuned = tune(source, plain.lift, photos, Path(scratch), evidence, request.progress)
-        note = f"{finetune.STEPS} steps of the student against the INT8 teachers"
         try:
+            tuned = tune(source, plain.lift, photos, Path(scratch), evidence, request.progress)
             return attempt(tuned, beside, plain.lift, {"finetune": note})
         except GateError as error:
             why = f"tried and not kept: {error.message}"

@@ -54,15 +54,18 @@ def distil(
     """Train `student` in place for `steps` steps, from the last saved step of `folder` if there is one.
 
     `draw(step)` gives pixels [N, 3, H, W] and blocks [N, D, h, w]; `factors` [D] are the square roots of the weights.
-    Saves every 100 steps and when it is interrupted. Returns the history, a row a step. `name` is what it is called
-    while it learns; `loss_of` takes both weighted mixes and gives the loss and the mean distance.
+    Saves every 100 steps, at the end, and when it is interrupted between two steps. Returns the history, a row a step.
+    `name` is what it is called while it learns; `loss_of` takes both weighted mixes and gives the loss and the mean
+    distance.
     """
     optimizer = torch.optim.AdamW(student.parameters(), lr=peak, weight_decay=1e-4)
     scale = factors.view(1, -1, 1, 1)
     done, history = checkpoint.restore(folder, student, optimizer)
     student.train()
+    whole = True
     try:
         while done < steps:
+            whole = False
             pixels, blocks = draw(done)
             loss, distance = loss_of(student(pixels) * scale, blocks * scale)
             for group in optimizer.param_groups:
@@ -72,11 +75,12 @@ def distil(
             optimizer.step()
             done += 1
             history.append({"loss": loss.item(), "distance": distance.item(), "rate": rate(done - 1, steps, peak)})
+            whole = True
             progress(name, done, steps, f"loss {history[-1]['loss']:.3f}")
             if done % SAVE_EVERY == 0 and done < steps:
                 checkpoint.save(folder, student, optimizer, done, history)
     finally:
-        # an interrupt between backward() and step() leaves weights and moments of the last whole step
-        checkpoint.save(folder, student, optimizer, done, history)
+        if whole:  # within a step batch statistics, or some of the weights, are those of the next
+            checkpoint.save(folder, student, optimizer, done, history)
     student.eval()
     return history

@@ -46,7 +46,7 @@ class Decoder(nn.Module):
     def forward(self, mix: Tensor) -> Tensor:
         """Pixels first, then features in block order."""
         out: Tensor = self.body(mix)
-        return out
+        return out[..., : mix.shape[2], : mix.shape[3]]  # a side that four does not divide comes back larger
 
 
 def shares(logits: Tensor) -> Tensor:

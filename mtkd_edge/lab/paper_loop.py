@@ -44,9 +44,10 @@ def distil(
     optimizer = torch.optim.Adam(nets.parameters(), lr=RATE)
     done, history = checkpoint.restore(folder, nets, optimizer)
     nets.train()
-    saved = time.monotonic()
+    saved, whole = time.monotonic(), True
     try:
         while done < steps:
+            whole = False
             torch.manual_seed(hash((seed, done)))  # the dropout of VGG
             pixels, z = draw(done)
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
@@ -58,12 +59,14 @@ def distil(
             done += 1
             shares = {f"w0_{k}": w for k, w in enumerate(nets.weights().tolist())}
             history.append({"loss": learned.item(), "reconstruction": rebuilt.item(), **shares})
+            whole = True
             progress("student", done, steps, f"loss {history[-1]['loss']:.3f}")
             if time.monotonic() - saved > SAVE_SECONDS:
                 checkpoint.save(folder, nets, optimizer, done, history)
                 saved = time.monotonic()
     finally:
-        checkpoint.save(folder, nets, optimizer, done, history)
+        if whole:  # within a step batch statistics, or some of the weights, are those of the next
+            checkpoint.save(folder, nets, optimizer, done, history)
     nets.eval()
     return history
 

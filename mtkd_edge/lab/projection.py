@@ -20,7 +20,7 @@ def projection(batches: Batches) -> nn.Conv2d:
     vectors = torch.linalg.eigh(total)[1][:, -kept:]
     # the sign of an eigenvector is arbitrary; fixing it makes two runs comparable
     vectors = vectors * vectors[vectors.abs().argmax(0), torch.arange(kept, device=vectors.device)].sign()
-    project = nn.Conv2d(len(total), kept, 1, bias=False).requires_grad_(False)
+    project = nn.Conv2d(len(total), kept, 1, bias=False, device=vectors.device).requires_grad_(False)
     project.weight.copy_(vectors.T[:, :, None, None])
     return project
 

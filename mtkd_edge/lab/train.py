@@ -5,6 +5,7 @@ runs/<name>/   config.json  data.json  metrics.json  checkpoint/  plots/  bundle
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from mtkd_edge import __version__, bundle, dataset, threshold
 from mtkd_edge.bundle import Manifest, TeacherInfo, write_file
 from mtkd_edge.dataset import Dataset
-from mtkd_edge.errors import BundleError, DataError, UsageError
+from mtkd_edge.errors import BundleError, DataError, MtkdError, UsageError
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import export, map_method, paper_method, plots, teachers
 from mtkd_edge.lab.config import TrainConfig
@@ -28,7 +29,7 @@ from mtkd_edge.progress import Progress, silent
 from mtkd_edge.score import oracle
 from mtkd_edge.synthetic import paste_defect
 
-CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.json"
+CONFIG, DATA, METRICS, CHECKPOINT = "config.json", "data.json", "metrics.json", "checkpoint"
 GOLDEN_FRAMES = 4
 
 
@@ -39,10 +40,20 @@ def train(config: TrainConfig, progress: Progress = silent) -> Path:
     photos or weights, GateError when the exported graphs and torch disagree.
     """
     config.check()
-    began = time.monotonic()
     run = Path(config.out)
     _claim(run, config)
+    try:
+        return _train(run, config, progress)
+    except MtkdError:
+        _let_go(run)
+        raise
+
+
+def _train(run: Path, config: TrainConfig, progress: Progress) -> Path:
+    began = time.monotonic()
     listing = dataset.scan(Path(config.data), progress, part=config.part)
+    if config.resume:
+        _same_photos(run / DATA, listing)
     write_file(run / DATA, dataset.encode(listing))
     frame = frame_spec(config, listing)
     sides = [
@@ -50,7 +61,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> Path:
     ]
     device = torch.device(pick_device(config.device))
     generic = generic_frames(Path(config.generic), frame, progress) if config.generic else None
-    trained = _method(config, Inputs(sides[0], sides[1], generic), device, run / "checkpoint", progress)
+    trained = _method(config, Inputs(sides[0], sides[1], generic), device, run / CHECKPOINT, progress)
     held_out = sides[2]
     manifest, limit = _bundle(run, config, listing, frame, trained, held_out)
     plots.save(run / "plots", trained.histories, list(trained.asked))
@@ -132,6 +143,31 @@ def _claim(run: Path, config: TrainConfig) -> None:
         raise UsageError(f"{run} holds a run already", f"--resume to continue it, or another --out than {run}")
     run.mkdir(parents=True, exist_ok=True)
     write_file(path, msgspec.json.format(msgspec.json.encode(fresh), indent=1) + b"\n")
+
+
+def _let_go(run: Path) -> None:
+    """What was refused before it had learned anything does not keep the folder, nor its name."""
+    if not (run / CHECKPOINT).exists():
+        for name in (CONFIG, DATA):
+            (run / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is something else in it
+            run.rmdir()
+
+
+def _same_photos(path: Path, listing: Dataset) -> None:
+    """Raises DataError for photos other than the run was begun with: they would be learned from, or set its threshold.
+
+    A run that was stopped before it had looked at any has no list, and takes what there is.
+    """
+    if not path.exists():
+        return
+    before, now = (
+        {(photo.path, photo.sha256, photo.side) for photo in each.photos}
+        for each in (dataset.decode(path.read_bytes(), str(path)), listing)
+    )
+    if other := sorted(before ^ now):
+        what = f"{len(other)} photos have come, gone or changed, the first is {other[0][0]}"
+        raise DataError(f"{path.parent} was begun with other photos: {what}", "mtkd-edge train without --resume")
 
 
 def _bundle(
