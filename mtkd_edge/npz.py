@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from mtkd_edge.errors import DataError
 
+WRONG = OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
+"""What numpy and zipfile raise for files that are not as they should be; RuntimeError: one that wants a password."""
 MOST = 4 << 30
 """Bytes of all arrays together, unpacked."""
 
@@ -28,5 +31,5 @@ def read(path: Path, most: int = MOST) -> dict[str, NDArray[np.generic]]:
             raise ValueError(f"its arrays take {size:,} bytes, more than {most:,}")
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays.items())
-    except (OSError, ValueError, zipfile.BadZipFile, MemoryError, EOFError, NotImplementedError, RuntimeError) as error:
+    except WRONG as error:
         raise DataError(f"{path} cannot be read: {error}", "copy the file again") from error

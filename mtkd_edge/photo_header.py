@@ -37,7 +37,7 @@ def look(data: bytes, name: str) -> Header:
         if data.startswith(magic):
             try:
                 header = reader(data)
-            except (struct.error, IndexError) as error:
+            except (struct.error, IndexError, OverflowError) as error:
                 raise DataError(f"{name} {DAMAGED} its header is cut short", "copy it again or remove it") from error
             if min(header.width, header.height) < 1:
                 what = f"its header says {header.width} x {header.height} pixels"

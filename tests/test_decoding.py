@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -129,6 +130,20 @@ def test_a_decoder_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, 
     broken = Pool()
     with pytest.raises(SourceError, match=r"does not start: exit code 1: .*no_such_module"):
         broken.decode(photo_at(tmp_path, "good"))
+
+
+def test_where_there_is_no_room_for_a_decoder_it_is_told_and_nothing_stays_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*words: object, **more: object) -> None:
+        raise OSError(errno.EAGAIN, "no room")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr("subprocess.Popen", refused)
+    for _ in range(3):
+        with pytest.raises(SourceError, match="no decoder of photos can be started: no room"):
+            Pool().decode(photo_at(tmp_path, "good"))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_stopping_the_watch_does_not_stop_its_decoders(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -117,3 +118,20 @@ def test_what_cannot_be_loaded_says_so_in_its_own_words(tmp_path: Path) -> None:
 def test_an_engine_that_fails_on_everything_ends_the_watch(engine: EngineProcess) -> None:
     with pytest.raises(BackendError, match=r"failed on 2 frames in a row"):
         line.run([line.Memory("folder", [line.part(79)] * 10)], engine, patience=2)
+
+
+def test_where_no_process_can_be_started_it_is_tried_for_a_while_and_said(
+    engine: EngineProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def refused(*words: object) -> None:
+        tried.append(time.monotonic())
+        raise OSError(errno.EAGAIN, "no room")
+
+    monkeypatch.setattr(process, "Child", refused)
+    monkeypatch.setattr(process, "STARTS", (0.0, 0.1, 0.1))
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(BackendError, match="no process for the engine can be started: no room"):
+        engine.infer(frames(10))
+    assert len(tried) == 3

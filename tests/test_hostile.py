@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from store import event as event_of
 from test_photo_header import encoded, sized
+from test_station import events, station
 
 from mtkd_edge import files, frames, listing, npz, onnx_data
 from mtkd_edge.device.events.database import Database
@@ -80,6 +81,17 @@ def test_a_watch_gives_each_of_them_one_verdict_with_its_reason(tmp_path: Path) 
     assert not any(sink.lost for sink in summary.sinks)
     assert len([json.loads(row) for row in (tmp_path / "out.jsonl").read_text().splitlines()]) == 14
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 15
+
+
+def test_a_station_keeps_what_it_says_of_each_and_knows_them_again(tmp_path: Path) -> None:
+    says = nasty(tmp_path / "in")
+    for resumed in (False, True):
+        source = open_source(str(tmp_path / "in"))
+        running = station(tmp_path, [source])  # type: ignore[list-item]
+        verdicts, summary = line.run([source], sinks=[running.sink], done=running.done)  # type: ignore[arg-type]
+        assert len(verdicts) == (0 if resumed else 14)
+        assert not any(sink.lost for sink in summary.sinks)
+        assert {Path(event.path).name for event in events(tmp_path)} == set(says)
 
 
 def test_training_leaves_the_same_ones_out(tmp_path: Path) -> None:
@@ -157,6 +169,19 @@ def test_arrays_with_a_path_for_a_name_are_refused(names: list[str], tmp_path: P
             archive.writestr(info, (tmp_path / "one.npy").read_bytes())
     with pytest.raises(DataError, match=r"a path|one name"):
         npz.read(tmp_path / "a.npz")
+
+
+def test_an_array_with_any_bit_turned_over_is_read_or_refused_by_name(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", a=np.arange(400) % 7)
+    data, spoilt = (tmp_path / "a.npz").read_bytes(), tmp_path / "b.npz"
+    for bit in range(0, 8 * len(data), 3):
+        turned = bytearray(data)
+        turned[bit // 8] ^= 1 << bit % 8
+        spoilt.write_bytes(turned)
+        try:
+            assert len(npz.read(spoilt)) <= 1
+        except DataError as error:
+            assert str(spoilt) in error.message
 
 
 def test_arrays_that_unpack_to_too_much_are_refused(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_a_header_tells_format_and_size_without_decoding(name: str) -> None:
         (b"\xff\xd8\xff\xda\0\0", "says 0 x 0"),
         (b"RIFF\0\0\0\0AVI LIST" + bytes(50), "says 0 x 0"),
         (b"II*\0" + struct.pack("<IHI", 8, 0, 8), "says 0 x 0"),
+        (b"II+\0\x08\0\0\0" + struct.pack("<Q", (1 << 64) - 8), "cut short"),
         (sized(".png", 0, 30), "says 0 x 30"),
         (sized(".bmp", 50, -2000000000), "more than 100,000,000"),
         *((sized(suffix, 60000, 60000), "more than 100,000,000") for suffix in (".jpg", ".png", ".bmp", ".tiff")),

@@ -13,7 +13,7 @@ import pytest
 
 from mtkd_edge.device.sources.base import SourceOptions
 from mtkd_edge.device.sources.live import Live
-from mtkd_edge.device.sources.refusal import ask
+from mtkd_edge.device.sources.refusal import ask, reach
 
 LOGIN = "user:p%40ss"
 """What is in an address is quoted; the password is p@ss."""
@@ -94,11 +94,18 @@ def test_the_right_login_passes_and_a_wrong_one_is_told(scheme: str, challenge: 
     assert "user" not in first_line and "channel=2" in first_line
 
 
-@pytest.mark.parametrize(("status", "login"), [(200, None), (404, None), (454, None), (503, None), (403, True)])
+@pytest.mark.parametrize(("status", "login"), [(200, None), (404, False), (454, False), (503, False), (403, True)])
 def test_only_401_and_403_are_a_refused_login(status: int, login: bool | None) -> None:
     with guarded("", status) as server:
         refusal = ask(f"rtsp://{LOGIN}@127.0.0.1:{server.port}/1", 2)
     assert (refusal and refusal.login) == login
+    assert login is not False or (refusal and refusal.reason == f"it answers, and gives no such stream ({status})")
+
+
+@pytest.mark.parametrize("status", [404, 454, 503])
+def test_whoever_is_asked_only_whether_it_is_there_is_there_whatever_it_says(status: int) -> None:
+    with guarded("", status) as server:
+        assert reach(f"rtsp://{LOGIN}@127.0.0.1:{server.port}/1", 2) is None
 
 
 def test_a_host_that_is_silent_and_one_that_is_not_there_are_told_apart() -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import line
 import numpy as np
 import pytest
+from store import until
 
-from mtkd_edge.device.sources import SourceOptions, open_source, open_sources
+from mtkd_edge.device.health import Condition, Health
+from mtkd_edge.device.sources import SourceOptions, open_source, open_sources, video
 from mtkd_edge.device.sources.address import redact
 from mtkd_edge.device.sources.base import Captured, Loss, Source
 from mtkd_edge.device.sources.live import Live
@@ -81,6 +83,19 @@ def test_a_single_file_cannot_be_followed(tmp_path: Path) -> None:
 )
 def test_no_password_is_in_a_name(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("rtspsrc location=rtsp://c/1 user-id=me user-pw=x !", "rtspsrc location=rtsp://c/1 user-id=*** user-pw=*** !"),
+        ('httpsrc user-pw="two words" location=http://c ! x', "httpsrc user-pw=*** location=http://c ! x"),
+        ("rtspsrc location=rtsp://me:s3cret@c/1 latency=0", "rtspsrc location=rtsp://***@c/1 latency=0"),
+        ("v4l2src device=/dev/video0 ! x", "v4l2src device=/dev/video0 ! x"),
+    ],
+)
+def test_no_password_of_a_pipeline_is_in_a_name(before: str, after: str) -> None:
+    assert redact(f"gst:{before}", pipeline=True) == f"gst:{after}"
 
 
 def test_an_error_about_an_address_hides_its_password() -> None:
@@ -172,6 +187,16 @@ def test_a_video_gives_every_frame_once(tmp_path: Path, ending: str, codec: str)
     assert np.abs(np.array(brightness) - np.arange(10, 210, 2)).max() < 5  # codecs round colours
 
 
+def test_while_frames_are_skipped_each_slow_one_is_a_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "BUSY", 0.0)
+    path, signs = tmp_path / "a.avi", []
+    line.write_video(path, [line.part()] * 12, "MJPG")
+    assert len(list(video.Video("a", path).frames(skip=9, busy=lambda: signs.append(1)))) == 3
+    assert len(signs) == 9
+
+
 def test_a_video_with_a_damaged_tail_says_so(tmp_path: Path) -> None:
     path = line.write_video(tmp_path / "a.avi", [line.part(n) for n in range(100)], "MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -258,6 +283,61 @@ def test_a_followed_folder_that_goes_away_is_told_and_found_again(tmp_path: Path
     reader.wait_for(2)
     assert reader.finish() == ["a.png", "b.png"]
     assert reader.lost and "cannot be listed: No such file" in reader.lost[0]
+
+
+@pytest.mark.parametrize("text", ["share", "share/*.png"])
+def test_photos_of_a_share_that_was_away_are_not_judged_twice(text: str, tmp_path: Path) -> None:
+    """An unmounted share leaves an empty folder behind, and a glob of a folder that is gone finds nothing."""
+    folder, away = tmp_path / "share", tmp_path / "away"
+    for name in "abc":
+        line.write_photo(folder / f"{name}.png", line.part())
+    forgotten: list[str] = []
+    source = open_source(str(tmp_path / text), follow=True, options=FAST)
+    source.resume([], 0, forgotten.extend)  # type: ignore[attr-defined]
+    reader = Reader(source)
+    reader.wait_for(3)
+    folder.rename(away)
+    folder.mkdir()
+    time.sleep(0.3)
+    folder.rmdir()
+    away.rename(folder)
+    line.write_photo(folder / "d.png", line.part())
+    reader.wait_for(4)
+    (folder / "a.png").unlink()
+    until(lambda: forgotten)
+    assert reader.finish() == ["a.png", "b.png", "c.png", "d.png"]
+    assert forgotten == [str(folder / "a.png")]
+
+
+def test_a_folder_that_was_away_for_a_moment_was_away_for_that_moment_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "share"
+    line.write_photo(folder / "a.png", line.part())
+    source = open_source(str(folder), follow=True, options=SourceOptions(poll=0.02, settle=0.05, retry_most=0.05))
+    health, told = Health({source.name: False}, 1.0), list[Loss]()
+    frames = []
+
+    def lost(why: str, loss: Loss = Loss.CONNECTION) -> None:
+        told.append(loss)
+        health.lost(source.name, why, loss)
+
+    def read() -> None:
+        for captured in source.frames(lost):
+            health.frame(source.name)
+            frames.append(captured)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    until(lambda: frames)
+    time.sleep(1.0)  # its last photo was a while ago
+    folder.rename(tmp_path / "away")
+    until(lambda: told)
+    (tmp_path / "away").rename(folder)
+    until(lambda: Loss.OVER in told)
+    record = health.record(source.name)
+    assert (record.condition, record.outage_count) == (Condition.RUNNING, 1)
+    assert record.outage_seconds < 0.9
+    source.close()
+    thread.join(5)
 
 
 def test_a_stream_that_refuses_is_tried_again_with_growing_pauses_until_closed() -> None:

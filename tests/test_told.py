@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 
@@ -60,3 +61,24 @@ def test_as_json_each_line_is_an_object() -> None:
     one, more = map(json.loads, said)
     assert one == {"subject": "cam", "what": "reconnecting", "reason": "no connection", "at": 1.8e9}
     assert more == {**one, "more": 1}
+
+
+def test_every_repetition_is_told_however_the_pauses_fall() -> None:
+    said: list[str] = []
+    with Told(as_json=True, note=said.append, pause=0.1) as told:
+        for _ in range(300):
+            told(event("it stopped sending"))
+            time.sleep(0.003)
+    assert sum(json.loads(line).get("more", 1) for line in said) == 300
+    assert len(said) < 12, "the pauses have grown"
+
+
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+    def full(text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Told(as_json=False, note=full, pause=0.05) as told:
+        for _ in range(10):
+            told(event("it stopped sending"))
+            time.sleep(0.02)
+        assert told._thread.is_alive()

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -52,7 +53,8 @@ class Told:
         with self._lock:
             line = self._lines.pop(key, None)
             now = time.monotonic()
-            if line is not None and now - line.at < line.pause:
+            # one with repeats that are not told yet is the thread's to tell, also when its pause is over
+            if line is not None and (line.more or now - line.at < line.pause):
                 line.event, line.more = event, line.more + 1
             else:
                 self._say(event, 0)
@@ -93,10 +95,13 @@ class Told:
             line.more, line.at = 0, now
 
     def _say(self, event: Event, more: int) -> None:
+        with suppress(OSError):  # a log that cannot be written, its disk being full or its reader gone, stops nothing
+            self._note(self._text(event, more))
+
+    def _text(self, event: Event, more: int) -> str:
         if self._as_json:
             fields = msgspec.structs.asdict(event) | ({"more": more} if more else {})
-            self._note(msgspec.json.encode(fields).decode())
-            return
+            return msgspec.json.encode(fields).decode()
         reason = f": {event.reason}" if event.reason else ""
         times = f" ({more} time{'' if more == 1 else 's'} more)" if more else ""
-        self._note(f"{event.subject}: {event.what}{reason}{times}")
+        return f"{event.subject}: {event.what}{reason}{times}"

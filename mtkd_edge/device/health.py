@@ -106,10 +106,7 @@ class Health:
         now = time.monotonic()
         with self._lock:
             entry = self._entries[source]
-            if entry.away:
-                outage = self._outage(entry, now, over=True)
-                entry.outages.append(outage)
-                entry.count, entry.seconds, entry.away = entry.count + 1, entry.seconds + outage.seconds, ""
+            self._over(entry, now)
             entry.last = now
             event = self._change(source, entry, *((Condition.BLOCKED, BLOCKED) if entry.blocked else RUNS))
         self._send(event)
@@ -117,10 +114,16 @@ class Health:
     def lost(self, source: str, reason: str, loss: Loss = Loss.CONNECTION) -> None:
         """What gives the frames is gone, or could not be had; the source goes on trying."""
         with self._lock:
-            entry = self._entries[source]
+            entry, now = self._entries[source], time.monotonic()
             entry.restarts += loss is Loss.WORKER
-            condition = Condition.AUTH_FAILED if loss is Loss.LOGIN else Condition.RECONNECTING
-            event = self._leave(source, entry, condition, reason)
+            if not entry.live and not entry.away:
+                entry.last = now  # its last photo may be hours old: that was no outage
+            if loss is Loss.OVER:
+                self._over(entry, now)
+                event = self._change(source, entry, *RUNS)
+            else:
+                condition = Condition.AUTH_FAILED if loss is Loss.LOGIN else Condition.RECONNECTING
+                event = self._leave(source, entry, condition, reason)
         self._send(event)
 
     def engine_restarted(self, reason: str) -> None:
@@ -171,6 +174,12 @@ class Health:
                 outage_seconds=entry.seconds + sum(outage.seconds for outage in current),
                 restarts=entry.restarts,
             )
+
+    def _over(self, entry: _Entry, now: float) -> None:
+        if entry.away:
+            outage = self._outage(entry, now, over=True)
+            entry.outages.append(outage)
+            entry.count, entry.seconds, entry.away = entry.count + 1, entry.seconds + outage.seconds, ""
 
     def _leave(self, source: str, entry: _Entry, condition: Condition, reason: str) -> Event | None:
         entry.away = reason

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -51,8 +51,30 @@ class Decoder:
     """One process. Used from one thread at a time. Raises SourceError where it does not start."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket, self._memory, self._words = ours, Memory(), os.memfd_create("words", os.MFD_CLOEXEC)
+        with ExitStack() as failed:
+            try:
+                self._start(failed)
+            except OSError as error:
+                raise SourceError(
+                    f"no decoder of photos can be started: {error.strerror}", "mtkd-edge doctor"
+                ) from error
+            failed.pop_all()
+        try:
+            self._receive()
+        except Died as error:
+            self.close()
+            raise SourceError(f"the decoder of photos does not start: {error}", "mtkd-edge doctor") from error
+        self._socket.settimeout(PATIENCE)
+
+    def _start(self, failed: ExitStack) -> None:
+        """The process, and what it is spoken to by, which `failed` closes. Raises OSError where there is no room."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        failed.callback(self._socket.close)
+        failed.callback(theirs.close)
+        self._memory = Memory()
+        failed.callback(self._memory.close)
+        self._words = os.memfd_create("words", os.MFD_CLOEXEC)
+        failed.callback(os.close, self._words)
         self._socket.settimeout(START)
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)  # noqa: PTH100 - no link resolved
         handles = [theirs.fileno(), self._memory.handle]
@@ -70,13 +92,7 @@ class Decoder:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
-        try:
-            self._receive()
-        except Died as error:
-            self.close()
-            raise SourceError(f"the decoder of photos does not start: {error}", "mtkd-edge doctor") from error
-        self._socket.settimeout(PATIENCE)
+        theirs.close()
 
     @property
     def pid(self) -> int:

@@ -47,6 +47,8 @@ SLOWER = 20
 """A call hangs after HANG seconds, or SLOWER times what the slowest of the latest calls took, whichever is more."""
 REMEMBERED = 100
 GRACE = 1.0
+STARTS = (0.0, 0.5, 1.0, 2.0)
+"""Seconds before each attempt to start a process, on a machine that has no room for one just now."""
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ class EngineProcess:
         self._batches: dict[int, _Batch] = {}
         self._took: deque[float] = deque()
         self._loaded = self._closed = False
-        self._child = Child("engine", worker, self._order)
+        self._child = self._start()
 
     @property
     def pid(self) -> int:
@@ -204,7 +206,17 @@ class EngineProcess:
         self._child.close()
         self._loaded = False
         self._batches.clear()
-        self._child = Child("engine", self._worker, self._order)
+        self._child = self._start()
+
+    def _start(self) -> Child:
+        """Raises BackendError where no process can be started, although it was tried for a while."""
+        for pause in STARTS:
+            time.sleep(pause)
+            try:
+                return Child("engine", self._worker, self._order)
+            except OSError as error:
+                why = error.strerror
+        raise BackendError(f"no process for the engine can be started: {why}", "free memory, or raise its limits")
 
 
 def _error(failed: Failed) -> MtkdError:

@@ -84,7 +84,7 @@ def _stream(text: str, options: SourceOptions) -> Source:
 def _pipeline(text: str, options: SourceOptions) -> Source:
     words = text.removeprefix(pipeline.PREFIX)
     pipeline.split(words)
-    return Isolated(Plan("pipeline", words, redact(text), options))
+    return Isolated(Plan("pipeline", words, redact(text, pipeline=True), options))
 
 
 def _camera(path: Path, text: str, options: SourceOptions) -> Source:

@@ -77,11 +77,15 @@ class SourceOptions(msgspec.Struct, frozen=True):
 
 
 class Loss(str, Enum):
-    """What is lost: the connection, the right to have one, or the process that held it (which is started anew)."""
+    """What is lost: the connection, the right to have one, or the process that held it (which is started anew).
+
+    OVER: nothing any more, although no frame says so: a folder that was away is there again, with nothing new in it.
+    """
 
     CONNECTION = "connection"
     LOGIN = "login"
     WORKER = "worker"
+    OVER = "over"
 
 
 class Lost(Protocol):

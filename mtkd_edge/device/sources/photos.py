@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mtkd_edge import files, frames
 from mtkd_edge.device.decoding.pool import POOL
-from mtkd_edge.device.sources.base import Captured, Lost, Mark, SourceOptions, untold
+from mtkd_edge.device.sources.base import Captured, Loss, Lost, Mark, SourceOptions, untold
 from mtkd_edge.errors import DataError, SourceError
 
 AHEAD = 64 << 20
@@ -93,12 +93,12 @@ class Photos:
         with ThreadPoolExecutor(WORKERS, "decode") as pool:
             for group in groups:
                 for key, (path, photo, problem, took) in self._decoded(pool, group):
-                    mark, times = Mark(*key, 1, seq), (time.time(), time.monotonic())
+                    mark, times = Mark(*_marked(key), 1, seq), (time.time(), time.monotonic())
                     yield Captured(self.name, seq, *times, photo, path, problem, took, mark=mark)
                     seq += 1
 
     def _left(self, paths: list[Path]) -> list[Path]:
-        return [path for path in paths if _key(path) not in self._done] if self._done else paths
+        return [path for path in paths if _marked(_key(path)) not in self._done] if self._done else paths
 
     def _decoded(self, pool: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[tuple[Key, Decoded]]:
         """The photos in order; as many are decoded ahead as fit in AHEAD bytes, judged by the latest one."""
@@ -122,22 +122,26 @@ class Photos:
         """Groups of photos that have become complete, oldest first."""
         done = self._done
         since: dict[Key, float] = {}
-        pause = 0.0
+        pause, away = 0.0, False
         while not self._closed.wait(pause):
             began = time.monotonic()
             try:
-                present = _snapshot(self._listing())
+                present = {_marked(key): key for key in _snapshot(self._listing())}
             except SourceError as error:
                 lost(error.message)
-                pause = self._options.retry_most
+                pause, away = self._options.retry_most, True
                 continue
+            if away:
+                lost("", Loss.OVER)
+                away = False
             since = {key: since.get(key, began) for key in present if key not in done}
             ready = [key for key, first in since.items() if began - first >= self._settle(key)]
-            if absent := {key[0] for key in done.difference(present)}.difference(key[0] for key in present):
-                self._gone(absent)
-            done = done.intersection(present).union(ready)
+            if present:  # an empty folder may be a share that is away: nothing in it is forgotten
+                if absent := {key[0] for key in done.difference(present)}.difference(key[0] for key in present):
+                    self._gone(absent)
+                done = done.intersection(present).union(ready)
             if ready:
-                yield [Path(key[0]) for key in sorted(ready, key=lambda key: (key[2], key[0]))]
+                yield [Path(present[key][0]) for key in sorted(ready, key=lambda key: (key[2], key[0]))]
             # a folder that is slow to list (a network share, 10^5 files) is looked at less often
             pause = max(self._options.poll, 4 * (time.monotonic() - began)) if not ready else self._options.poll
 
@@ -170,6 +174,11 @@ def _key(path: Path) -> Key:
     except OSError:
         return str(path), -1, -1  # it is read next, and says why it cannot be
     return str(path), status.st_size, status.st_mtime_ns
+
+
+def _marked(key: Key) -> Key:
+    """The same by a name that can be written down: a file's name need not be text."""
+    return files.shown(key[0]), key[1], key[2]
 
 
 def _snapshot(paths: list[Path]) -> set[Key]:

@@ -81,7 +81,8 @@ class Pipeline:
                 return
             if WRONG in why and not seq:
                 words = why.partition(WRONG)[2]
-                hint = PACKAGES if '"pnmenc"' in words else f"{LAUNCH} {redact(' '.join(self._words))} ! fakesink"
+                shown = redact(" ".join(self._words), pipeline=True)
+                hint = PACKAGES if '"pnmenc"' in words else f"{LAUNCH} {shown} ! fakesink"
                 raise SourceError(f"GStreamer does not understand the pipeline of {self.name}: {words}", hint)
             failures = 0 if seq > first else failures + 1
             lost(why)
@@ -111,7 +112,8 @@ def split(text: str) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise SourceError(f"{PREFIX}{redact(text)} is no command line: {error}", "close every quote") from error
+        shown = redact(text, pipeline=True)
+        raise SourceError(f"{PREFIX}{shown} is no command line: {error}", "close every quote") from error
     if not words:
         raise SourceError(f"a pipeline is missing after {PREFIX}", f"{PREFIX}videotestsrc is-live=true")
     return words
@@ -207,4 +209,4 @@ class _Launched:
         while select.select([self._words], [], [], 0)[0] and self._hear():
             continue
         found = COMPLAINT.search(self._said)
-        raise _OverError(redact(found[1]).rstrip(".") if found else "the pipeline has ended")
+        raise _OverError(redact(found[1], pipeline=True).rstrip(".") if found else "the pipeline has ended")

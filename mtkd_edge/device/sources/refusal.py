@@ -36,28 +36,28 @@ class Refusal:
 
 def reach(address: str, timeout: float) -> Refusal | None:
     """What speaks against anybody being there; None where nothing does, and for streams that cannot be asked."""
-    return _ask(address, timeout, "OPTIONS")
+    return _ask(address, timeout, whole=False)
 
 
 def ask(address: str, timeout: float) -> Refusal | None:
     """What speaks against opening a stream; None where nothing does, and for streams that cannot be asked."""
-    return _ask(address, timeout, "DESCRIBE")
+    return _ask(address, timeout, whole=True)
 
 
-def _ask(address: str, timeout: float, method: str) -> Refusal | None:
+def _ask(address: str, timeout: float, whole: bool) -> Refusal | None:
     try:
         place = urlsplit(address)
         port = place.port or PORTS.get(place.scheme.lower())
         if place.scheme.lower() not in PORTS or not place.hostname or port is None:
             return None
-        method = method if _rtsp(place) else "GET"
+        method = ("DESCRIBE" if whole else "OPTIONS") if _rtsp(place) else "GET"
         status, head = _request(place, port, method, "", timeout)
         if status != 401:
-            return _judge(status)
+            return _judge(status, whole)
         if place.username is None:
             return Refusal("it wants a login (401), and the address has none", login=True)
         answer = _answer(head, method, _uri(place), unquote(place.username), unquote(place.password or ""))
-        return _judge(_request(place, port, method, answer, timeout)[0]) if answer else None
+        return _judge(_request(place, port, method, answer, timeout)[0], whole) if answer else None
     except ValueError:
         return None  # an address that only FFmpeg understands
     except TimeoutError:
@@ -66,8 +66,11 @@ def _ask(address: str, timeout: float, method: str) -> Refusal | None:
         return Refusal("no connection")
 
 
-def _judge(status: int) -> Refusal | None:
-    return Refusal(f"it refuses the login ({status})", login=True) if status in (401, 403) else None
+def _judge(status: int, whole: bool) -> Refusal | None:
+    """Whether it gives the stream is asked for `whole` alone: to be told, FFmpeg tries again all the same."""
+    if status in (401, 403):
+        return Refusal(f"it refuses the login ({status})", login=True)
+    return Refusal(f"it answers, and gives no such stream ({status})") if whole and status >= 400 else None
 
 
 def _rtsp(place: SplitResult) -> bool:

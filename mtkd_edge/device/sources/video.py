@@ -15,7 +15,8 @@ from mtkd_edge.errors import DataError, SourceError
 
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 """Files with these endings are videos, whatever their case."""
-BUSY = 50
+BUSY = 0.1
+"""Seconds between two signs of life while frames are skipped: a slow frame has one for itself."""
 
 
 class Video:
@@ -41,15 +42,17 @@ class Video:
         """Every frame but the first `skip`; where the file promised more than could be read, a last one says so.
 
         Frames to skip are decoded and thrown away: jumping by number lands elsewhere in many containers. `busy` is
-        called every BUSY of them.
+        called every BUSY seconds meanwhile.
         """
         seq = 0
         promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         try:
+            told = time.monotonic()
             while seq < skip and not self._closed.is_set() and self._capture.grab():
                 seq += 1
-                if seq % BUSY == 0:
+                if time.monotonic() - told >= BUSY:
                     busy()
+                    told = time.monotonic()
             while not self._closed.is_set():
                 began = time.perf_counter()
                 read, picture = self._capture.read()

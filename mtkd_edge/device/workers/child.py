@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from contextlib import ExitStack
 
 from mtkd_edge.device.workers.shared import Shared
 from mtkd_edge.device.workers.wire import Wire
@@ -34,33 +35,28 @@ class Child:
     """
 
     def __init__(self, name: str, target: str, order: bytes) -> None:
-        down, mine = os.pipe()
-        back, up = os.pipe()
-        self.shared = Shared.create(name)
-        self.wire = Wire(back, mine)
         self._said: deque[str] = deque(maxlen=KEPT)
-        theirs = (down, up, self.shared.descriptor)
-        words = [target, str(os.getpid()), *map(str, theirs), *sys.path]
-        try:
+        self._closed = False
+        with ExitStack() as theirs, ExitStack() as failed:
+            self.shared = Shared.create()
+            failed.callback(self.shared.close)
+            down, mine = _pipe(theirs, failed)
+            back, up = _pipe(failed, theirs)
+            self.wire = Wire(back, mine)
+            handles = (down, up, self.shared.descriptor)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", BOOT, *words],
+                [sys.executable, "-I", "-c", BOOT, target, str(os.getpid()), *map(str, handles), *sys.path],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,  # a pipe: a decoder that complains about every frame must not fill the log
-                pass_fds=theirs,
+                pass_fds=handles,
                 start_new_session=True,
             )
-        except OSError:
-            self.wire.close()
-            self.shared.close()
-            raise
-        finally:
-            os.close(down)
-            os.close(up)
-        self._listener = threading.Thread(target=self._listen, daemon=True, name=f"said by {name}")
-        self._listener.start()
-        self._closed = False
-        self.wire.send(order)
+            failed.callback(self.kill)
+            self._listener = threading.Thread(target=self._listen, daemon=True, name=f"said by {name}")
+            self._listener.start()
+            self.wire.send(order)
+            failed.pop_all()
 
     @property
     def pid(self) -> int:
@@ -108,3 +104,11 @@ class Child:
         with self._process.stdout as lines:
             for line in lines:
                 self._said.append(line[:500].decode(errors="replace").strip())
+
+
+def _pipe(read: ExitStack, write: ExitStack) -> tuple[int, int]:
+    """A pipe, and who closes its two ends."""
+    ends = os.pipe()
+    read.callback(os.close, ends[0])
+    write.callback(os.close, ends[1])
+    return ends

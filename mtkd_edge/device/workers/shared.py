@@ -30,9 +30,9 @@ class Shared:
         self.descriptor = descriptor
 
     @classmethod
-    def create(cls, name: str) -> Shared:
+    def create(cls) -> Shared:
         """New and empty. The descriptor is handed to a child by `pass_fds` alone."""
-        return cls(os.memfd_create(name, os.MFD_CLOEXEC))
+        return cls(os.memfd_create("frames", os.MFD_CLOEXEC))
 
     def write(self, slot: int, stamp: int, data: NDArray[Any]) -> None:
         """Copy an array into a slot."""
