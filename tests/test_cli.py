@@ -16,8 +16,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-import tiny
-from factory import Factory, write
+from factory import Factory
 
 from mtkd_edge import bundle
 from mtkd_edge.cli import app, look
@@ -141,30 +140,6 @@ def test_one_flipped_byte_ends_with_4(engine: Path, capfd: pytest.CaptureFixture
     error = failed(capfd, "check", str(engine))
     assert error["exit_code"] == 4
     assert bundle.HEAD in error["error"]
-
-
-def test_a_damaged_threshold_is_fitted_again_by_the_command_of_its_hint(
-    engine: Path, plant: Factory, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = engine / "threshold.json"
-    path.write_bytes(path.read_bytes().replace(b'"photos"', b'"fotos"'))
-    told = failed(capfd, "watch", str(plant.bad), "--engine", str(engine))
-    assert told["exit_code"] == 4 and "--photos DIR --false-alarms 1e-3" in told["hint"]
-    assert failed(capfd, "threshold", str(engine), "--score", "3")["exit_code"] == 4
-    assert app.run(["threshold", str(engine), "--photos", str(plant.photos), "--false-alarms", "1e-3"]) == 0
-    assert app.run(["threshold", str(engine), "--score", "3"]) == 0
-
-
-def test_a_threshold_is_not_fitted_to_what_was_learned_from(
-    engine: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write(tmp_path / "set" / "train" / "good", tiny.normal_frames(12))
-    told = failed(capfd, "threshold", str(engine), "--photos", str(tmp_path / "set"))
-    assert told["exit_code"] == 2 and "train/good, which the training has seen" in told["error"]
-    photos = write(tmp_path / "more", tiny.normal_frames(12))
-    (photos / "999.png").write_bytes(b"")
-    assert app.run(["threshold", str(engine), "--photos", str(photos)]) == 0
-    assert "999.png" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
+import factory
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtkd_edge import threshold
+from mtkd_edge.cli import app
 from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.threshold import Threshold
 
@@ -151,3 +155,35 @@ def test_a_sealed_threshold_that_is_not_a_number_is_refused() -> None:
     """JSON has no infinity: it is written as null and does not come back as a number."""
     with pytest.raises(BundleError):
         threshold.decode(threshold.encode(Threshold(math.inf, 1, "manual", 0.1, 4)), "t.json")
+
+
+def failed(capfd: pytest.CaptureFixture[str], *words: object) -> dict[str, object]:
+    assert app.run([*map(str, words), "--json"]) != 0
+    told: dict[str, object] = json.loads(capfd.readouterr().out.splitlines()[-1])
+    return told
+
+
+def test_a_damaged_one_is_fitted_again_by_the_command_of_its_hint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plant = factory.build(tmp_path)
+    path = plant.engine / "threshold.json"
+    path.write_bytes(path.read_bytes().replace(b'"photos"', b'"fotos"'))
+    told = failed(capfd, "watch", plant.bad, "--engine", plant.engine)
+    assert told["exit_code"] == 4 and "--photos DIR --false-alarms 1e-3" in str(told["hint"])
+    assert failed(capfd, "threshold", plant.engine, "--score", "3")["exit_code"] == 4
+    assert app.run(["threshold", str(plant.engine), "--photos", str(plant.photos), "--false-alarms", "1e-3"]) == 0
+    assert app.run(["threshold", str(plant.engine), "--score", "3"]) == 0
+
+
+def test_it_is_not_fitted_to_what_was_learned_from_and_says_what_it_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plant = factory.build(tmp_path)
+    factory.write(tmp_path / "set" / "train" / "good", tiny.normal_frames(12))
+    told = failed(capfd, "threshold", plant.engine, "--photos", tmp_path / "set")
+    assert told["exit_code"] == 2 and "train/good, which the training has seen" in str(told["error"])
+    photos = factory.write(tmp_path / "more", tiny.normal_frames(12))
+    (photos / "999.png").write_bytes(b"")
+    assert app.run(["threshold", str(plant.engine), "--photos", str(photos)]) == 0
+    assert "999.png" in capfd.readouterr().err

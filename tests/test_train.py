@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,15 +12,10 @@ from safetensors.torch import load_file
 from mtkd_edge import bundle
 from mtkd_edge.demo import line
 from mtkd_edge.errors import BundleError, DataError, UsageError
-from mtkd_edge.lab import checkpoint, distil, importance, normalise, teachers
+from mtkd_edge.lab import checkpoint, distil, teachers
 from mtkd_edge.lab.config import TrainConfig
-from mtkd_edge.lab.distil import rate
-from mtkd_edge.lab.mix import Block, Mix
-from mtkd_edge.lab.projection import projected, projection
-from mtkd_edge.lab.subspace import Moments, PositionAutoencoder, code_size
+from mtkd_edge.lab.mix import Mix
 from mtkd_edge.lab.train import train
-from mtkd_edge.progress import silent
-from mtkd_edge.score import Level, ScoreSpec
 
 
 @pytest.fixture(scope="module")
@@ -175,119 +169,6 @@ def test_teachers_never_train(run: Path) -> None:
     assert not any(p.requires_grad for p in mix.parameters())
 
 
-def test_aligned_blocks_have_unit_energy_and_no_mean() -> None:
-    torch.manual_seed(0)
-    mix = Mix([teachers.load("offline-res")]).eval()
-    pixels = torch.rand(4, 3, 64, 64) * 255
-    mix.fit([pixels])
-    out = mix(pixels)
-    first = out[:, : mix.blocks[0].stop]
-    assert float((first**2).mean()) == pytest.approx(1, abs=0.05)
-    assert float(first.mean((0, 2, 3)).abs().max()) < 1e-2
-
-
-def test_importance_goes_to_the_teacher_that_tells_more() -> None:
-    generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(16, 3, 8, 8, generator=generator)
-    clear = picture.repeat(1, 2, 1, 1) * 2 - 1
-    blocks = (Block(0, 8, 0, 6), Block(1, 8, 6, 12))
-    mixed = torch.cat([clear * 1.7, torch.zeros_like(clear)], 1)
-    weights, history = importance.learn(lambda step: (mixed, picture * 255), blocks, 0, lambda *a, **k: None)
-    assert float(weights[0, 0]) > 0.7
-    assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
-    assert history[-1]["loss"] < history[0]["loss"]
-
-
-def test_the_autoencoder_by_position_rebuilds_what_varies_and_not_what_is_new() -> None:
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(2, 12, 4, 4, generator=generator)
-    usual = torch.einsum("nk,kchw->nchw", torch.randn(40, 2, generator=generator), directions)
-    net = PositionAutoencoder(project := projection(lambda: iter([usual])), (4, 4), 2)
-    net.fit(Moments(projected(project, lambda: iter([usual]))), 1)
-    y, rebuilt = net(usual)
-    assert float((y - rebuilt).abs().max()) < 1e-4
-    y, rebuilt = net(usual + torch.randn(40, 12, 4, 4, generator=generator))
-    assert float((y - rebuilt).abs().mean()) > 0.3
-
-
-def residual(net: PositionAutoencoder, mix: torch.Tensor) -> float:
-    """Of what lies inside, away from the border."""
-    y, rebuilt = net(mix)
-    return float((y - rebuilt)[:, :, 1:-1, 1:-1].abs().mean())
-
-
-def test_a_window_of_the_autoencoder_forgives_shifts_that_no_training_photo_had() -> None:
-    pattern = torch.randn(12, 8, 8, generator=torch.Generator().manual_seed(0))
-    usual = pattern[None, :, 1:7, 1:7].repeat(4, 1, 1, 1)
-    moved = torch.stack([pattern[:, y : y + 6, x : x + 6] for y in range(3) for x in range(3)])
-    project = projection(lambda: iter([moved]))
-    seen = Moments(projected(project, lambda: iter([usual])))
-    alone, around = PositionAutoencoder(project, (6, 6), 8), PositionAutoencoder(project, (6, 6), 8)
-    alone.fit(seen, 1)
-    around.fit(seen, 3)
-    assert residual(alone, usual) < 1e-3
-    assert residual(around, moved) < 0.1 * residual(alone, moved)
-
-
-def test_the_moments_of_a_window_are_those_of_all_that_lies_in_it() -> None:
-    rows = torch.randn(16, 30, 5, generator=torch.Generator().manual_seed(4))  # 4 x 4 positions, 30 photos
-    mean, covariance = Moments(rows).over(3, (4, 4))
-    inside = [y * 4 + x for y in (0, 1, 2) for x in (1, 2, 3)]  # around row 1, column 2
-    corner = [0, 1, 4, 5]
-    for position, window in ((1 * 4 + 2, inside), (0, corner)):
-        samples = rows[window].reshape(-1, 5)
-        torch.testing.assert_close(mean[position], samples.mean(0), rtol=0, atol=1e-5)
-        torch.testing.assert_close(covariance[position], samples.T.cov(correction=0), rtol=0, atol=1e-5)
-
-
-def test_the_space_of_the_autoencoders_is_orthonormal_and_keeps_the_energy() -> None:
-    usual = torch.randn(40, 12, 4, 4, generator=torch.Generator().manual_seed(1))
-    project = projection(lambda: iter([usual[:20], usual[20:]]))
-    rows = project.weight[:, :, 0, 0]
-    torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), rtol=0, atol=1e-5)
-    assert float((projected(project, lambda: iter([usual])) ** 2).sum()) == pytest.approx(
-        float((usual**2).sum()), rel=1e-4
-    )
-
-
-def test_few_photos_get_a_short_code() -> None:
-    assert [code_size(n) for n in (4, 16, 80, 1000)] == [1, 2, 10, 40]
-
-
-def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
-    rates = [rate(step, 100) for step in range(100)]
-    assert max(rates) == rates[9] or max(rates) == rates[10]
-    assert rates[0] < rates[5] and rates[-1] < 0.01 * max(rates)
-
-
-def choice(deviation: float, near: float, alone: float) -> normalise.Choice:
-    """What is chosen where defects raise the three distances by so much."""
-    rng = np.random.default_rng(0)
-    names = ("deviation", "window 3", "window 1")
-    levels = tuple(Level(name, "distance", 1, 4, 4, 0.5) for name in names)
-    found = [
-        normalise.Distances(rng.random((30, 4, 4)), rng.random((30, 4, 4)) + rise) for rise in (deviation, near, alone)
-    ]
-    return normalise.choose(levels, found, ScoreSpec(levels, 8, 8, 1.0, 0.1))
-
-
-def test_level_weights_go_where_pasted_defects_show() -> None:
-    found = choice(0.0, 0.4, 0.0)
-    deviation, reconstruction = found.score.levels
-    assert (deviation.name, reconstruction.name) == ("deviation", "reconstruction")
-    assert reconstruction.weight > deviation.weight > 0
-    assert found.tried[found.name] == max(found.tried.values()) > found.tried["window 3, 0.5/0.5"]
-
-
-def test_the_autoencoder_that_shows_pasted_defects_is_kept() -> None:
-    assert choice(0.0, 0.05, 0.4).autoencoder == "window 1"
-    assert choice(0.0, 0.4, 0.05).autoencoder == "window 3"
-
-
-def test_where_nothing_is_better_the_first_choice_stays() -> None:
-    assert choice(2.0, 2.0, 2.0).name == "window 3, 0.5/0.5"
-
-
 @pytest.mark.data
 def test_any_timm_folder_is_a_teacher_with_its_own_mean(shared: Path) -> None:
     teacher = teachers.load(f"local-dir:{shared}/weights/mobilenetv2_100")
@@ -308,21 +189,3 @@ def test_the_published_method_trains_and_exports(shared: Path, parts: Path, tmp_
     manifest = bundle.load_bundle(out / "bundle")
     assert [level.kind for level in manifest.score.levels] == ["squared", "cosine", "squared"]
     assert sum(t.importance[0] for t in manifest.teachers) == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("side", [4, 6, 10, 14, 18])
-def test_importance_is_learned_at_every_size_that_is_taken(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The grid of `--size` 64, 96, 160, 224 and 288."""
-    monkeypatch.setattr(importance, "STEPS", 2)
-    blocks = (Block(0, 8, 0, 2), Block(1, 8, 2, 5))
-    draw = torch.Generator().manual_seed(0)
-    batch = torch.randn(2, 5, side, side, generator=draw), 255 * torch.rand(2, 3, side, side, generator=draw)
-    weights, history = importance.learn(lambda step: batch, blocks, 0, silent)
-    assert weights.sum(1) == pytest.approx(1) and len(history) == 2
-
-
-def test_the_projection_is_where_the_features_are() -> None:
-    """No GPU is needed to see it: torch's device without memory takes part in everything but reading numbers."""
-    features = torch.randn(4, 5, 3, 3, device="meta")
-    project = projection(lambda: iter([features]))
-    assert project(features).device.type == project.weight.device.type == "meta"
