@@ -1,4 +1,4 @@
-"""How many heaps a program has whose threads take memory: two once `share_heaps` was called, and more without."""
+"""The memory of a long run: two heaps for all threads, and what is free between blocks in use goes back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = """
-import ctypes, sys, threading
-from mtkd_edge.device.heaps import share_heaps
-if "share" in sys.argv:
-    print(share_heaps())
+pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="no glibc")
+
+BEGIN = """
+import ctypes, sys, threading, time
+from mtkd_edge.device.heaps import keep_small
+if "keep" in sys.argv:
+    assert keep_small(0.2)
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+"""
+HEAPS = (
+    BEGIN
+    + """
 meet = threading.Barrier(12)
 
 def work():
@@ -38,18 +45,37 @@ file = libc.fopen(sys.argv[1].encode(), b"w")
 libc.malloc_info(0, file)
 libc.fclose(file)
 """
+)
+HOLES = (
+    BEGIN
+    + """
+blocks = [libc.malloc(20_000) for _ in range(6000)]
+for block in blocks:
+    ctypes.memset(block, 1, 20_000)
+for block in blocks[:-1]:
+    libc.free(block)
+time.sleep(1.5)
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) // 1000)
+"""
+)
 
 
-def heaps(tmp_path: Path, *words: str, **environment: str) -> tuple[int, str]:
-    clean = {key: value for key, value in os.environ.items() if key != "MALLOC_ARENA_MAX"}
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "heaps.xml"), *words]
-    done = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
-    return (tmp_path / "heaps.xml").read_text().count("<heap nr="), done.stdout.strip()
+def run(program: str, *words: str, **environment: str) -> str:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    command = [sys.executable, "-c", program, *words]
+    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="no glibc")
 def test_threads_share_two_heaps_unless_the_user_says_otherwise(tmp_path: Path) -> None:
-    assert heaps(tmp_path)[0] > 4
-    assert heaps(tmp_path, "share") == (2, "True")
-    count, done = heaps(tmp_path, "share", MALLOC_ARENA_MAX="3")
-    assert (count <= 3, done) == (True, "False")
+    def heaps(*words: str, **environment: str) -> int:
+        run(HEAPS, str(tmp_path / "heaps.xml"), *words, **environment)
+        return (tmp_path / "heaps.xml").read_text().count("<heap nr=")
+
+    assert heaps() > 4
+    assert heaps("keep") == 2
+    assert heaps("keep", MALLOC_ARENA_MAX="3") == 3
+
+
+def test_what_is_free_below_a_block_in_use_is_given_back() -> None:
+    assert int(run(HOLES)) > 120
+    assert int(run(HOLES, "keep")) < 80

@@ -90,7 +90,7 @@ def watch(
     from mtkd_edge.cli import station as asked
     from mtkd_edge.device import heaps, summary
 
-    heaps.share_heaps()
+    heaps.keep_small()
     words = {"a source": source, "--engine": engine, "--out": out, "--follow": follow, "--serve": serve}
     settings, base = None, Path()
     if config is not None:
