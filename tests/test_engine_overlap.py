@@ -104,5 +104,6 @@ def test_what_is_under_way_when_the_watch_gives_up_is_counted_as_dropped(engine:
         )
     account = ledgers[0].account("folder")
     assert account.captured == account.scored + account.invalid + account.dropped[ENGINE_FAILED]
-    assert account.scored == 0 and account.invalid == 4 and account.dropped[ENGINE_FAILED] >= 4
+    # two batches failed, each of as many frames as were decoded by then
+    assert account.scored == 0 and 2 <= account.invalid <= 2 * engine.batch and account.dropped[ENGINE_FAILED] >= 1
     assert f"{account.dropped[ENGINE_FAILED]} waiting ones" in refused.value.message

@@ -135,3 +135,5 @@ def test_where_no_process_can_be_started_it_is_tried_for_a_while_and_said(
     with pytest.raises(BackendError, match="no process for the engine can be started: no room"):
         engine.infer(frames(10))
     assert len(tried) == 3
+    with pytest.raises(BackendError, match="is closed"):
+        engine.infer(frames(10))

@@ -45,7 +45,8 @@ def train(config: TrainConfig, progress: Progress = silent) -> Path:
     try:
         return _train(run, config, progress)
     except MtkdError:
-        _let_go(run)
+        if not config.resume:
+            _let_go(run)
         raise
 
 

@@ -206,7 +206,9 @@ class EngineProcess:
         self._child.close()
         self._loaded = False
         self._batches.clear()
+        self._closed = True  # its descriptors may be others' by now: without a process nobody is spoken to
         self._child = self._start()
+        self._closed = False
 
     def _start(self) -> Child:
         """Raises BackendError where no process can be started, although it was tried for a while."""

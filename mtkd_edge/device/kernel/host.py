@@ -24,7 +24,10 @@ from mtkd_edge.device.kernel.layout import BLOCK, Layout
 from mtkd_edge.errors import BackendError
 
 FOLDER = Path(__file__).parent
-FLAGS = ("-std=c++17", "-ffp-contract=off", "-march=native", "-fPIC", "-shared", "-Wno-unknown-pragmas")
+FLAGS = (
+    *("-std=c++17", "-ffp-contract=off", "-march=native", "-fPIC", "-shared", "-Wno-unknown-pragmas"),
+    "-U_FORTIFY_SOURCE",  # Ubuntu's compiler sets it, and glibc then aborts where fibers jump between their stacks
+)
 """No contraction: an fma is where score.cu says fmaf, as -fmad=false has it on the GPU."""
 PROBLEMS = {
     1: "a barrier was reached by some threads only",

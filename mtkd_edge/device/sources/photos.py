@@ -152,7 +152,7 @@ class Photos:
             if name != path:
                 raise DataError(f"{name} is refused: a name with control characters, or none that is text")
             photo = POOL.decode(path, self._within, self.replaced)
-        except DataError as error:
+        except (DataError, SourceError) as error:  # a photo for which no decoder starts is not judged, the next may be
             problem = error.message
         return name, photo, problem, (time.perf_counter() - began) * 1e3
 
