@@ -117,7 +117,7 @@ def onnx_head(head: Any, tensors: Sequence[Any], spec: ScoreSpec) -> tuple[Any, 
             head, tuple(tensors), path, input_names=names, output_names=["map", "score"], dynamic_axes=axes,
             opset_version=18, dynamo=False,
         )  # fmt: skip
-        session = onnxruntime.InferenceSession(str(path), providers=["CUDAExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), providers=[("CUDAExecutionProvider", {"use_tf32": "0"})])
     binding = session.io_binding()
     for name, tensor in zip(names, tensors, strict=True):
         binding.bind_input(name, "cuda", 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
