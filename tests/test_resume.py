@@ -182,7 +182,9 @@ def test_signals_end_a_watch_with_its_processes(signals: int, plant: Factory, tm
             process.send_signal(signal.SIGTERM)
         _, err = process.communicate()
         took = time.monotonic() - began
-    assert (process.returncode, took < 5) in (((0, True),) if signals == 1 else ((130, True), (0, True))), err
+    # a second one may come when all is done and the interpreter itself is ending
+    codes = (0,) if signals == 1 else (130, 0, -signal.SIGTERM)
+    assert process.returncode in codes and took < 5, (process.returncode, err)
     until(lambda: not any(map(running, below)), 5)
 
 
