@@ -72,7 +72,7 @@ def one(settings: Settings, category: str, out: Path) -> Outcome:
 
 def test_the_defaults_are_the_published_protocol() -> None:
     settings = complete("mvtec", "x", {"method": "paper"})
-    assert settings.teachers == ("resnet152", "vgg19", "densenet201")
+    assert settings.teachers == ("resnet152.tv_in1k", "vgg19.tv_in1k", "densenet201.tv_in1k")
     corners = settings.corners()
     assert (len(corners), corners[0], corners[-1]) == (25, (0, 0), (800, 800))
     assert (settings.size, settings.crop, settings.crops, settings.epochs, settings.student) == (
@@ -110,7 +110,7 @@ def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
 def test_ablations_are_rows_and_not_other_programs() -> None:
     settings = complete("mvtec", "x", {"method": "paper"})
     rows = {row.name: row for row in variants(settings, "teachers")}
-    assert list(rows) == ["all", "only-resnet152", "only-vgg19", "only-densenet201", "none"]
+    assert list(rows) == ["all", "only-resnet152.tv_in1k", "only-vgg19.tv_in1k", "only-densenet201.tv_in1k", "none"]
     assert [row.weights for row in variants(settings, "weights")] == ["learned", "equal"]
     assert [row.name for row in variants(complete("mvtec", "x", {}), "teachers")][-1] != "none"
     assert [row.weights for row in variants(complete("mvtec", "x", {}), "weights")] == ["learned", "equal"]

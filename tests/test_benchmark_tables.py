@@ -49,7 +49,7 @@ def test_an_honest_table_has_mean_spread_and_the_difference_to_the_last_publishe
 
 def test_an_oracle_table_is_labelled_and_shows_the_honest_figure_beside_it() -> None:
     settings = complete("cifar10", "x", {"method": "paper", "protocol": "oracle"})
-    picked = Oracle(0.95, (50,), ((0.8, 0.1, 0.1),))
+    picked = Oracle(0.95, (50,), (0.8, 0.1, 0.1))
     text = tables.markdown(settings, [outcome("cat", value=0.8, oracle=picked)], "a CPU")
     assert cells(text, "category")[1] == "published, best epoch and r chosen by test labels"
     assert cells(text, "cat") == ["cat", "87.41", "95.00", "+7.59", "80.00"]

@@ -93,6 +93,25 @@ def test_several_students_share_what_none_of_them_teaches(tmp_path: Path) -> Non
     assert all(torch.equal(a, b) for a, b in zip(one.decoder.parameters(), two.decoder.parameters(), strict=True))
 
 
+def test_the_decoder_is_the_authors_layer_by_layer() -> None:
+    """Five stages of four convolutions, the second and third the same, at twice the size; LeakyReLU to the end."""
+    decoder, ran = nets().decoder, []
+    for conv in (m for m in decoder.modules() if isinstance(m, torch.nn.Conv2d)):
+        conv.register_forward_hook(lambda conv, seen, out: ran.append((id(conv), tuple(out.shape[1:]))))
+    rebuilt = decoder(torch.randn(4, logits.CLASSES))
+    sides = [side for side in (4, 8, 16, 32, 64) for _ in range(4)]
+    channels = [c for c, out in ((128, 64), (64, 32), (32, 16), (16, 8), (8, 3)) for c in (c, c, c, out)]
+    assert [shape for _, shape in ran] == [(c, side, side) for c, side in zip(channels, sides, strict=True)]
+    assert all((ran[k][0] == ran[k + 1][0]) is (k % 4 == 1) for k in range(len(ran) - 1))
+    assert isinstance(list(decoder.modules())[-1], torch.nn.LeakyReLU) and float(rebuilt.detach().max()) > 1
+
+
+def test_a_resnet_student_begins_as_torchvisions() -> None:
+    """timm's own would begin with every block's last scale at zero."""
+    scales = [m.weight for n, m in logits.LogitStudent("resnet18").named_modules() if n.endswith("bn2")]
+    assert len(scales) == 8 and all(bool((scale == 1).all()) for scale in scales)
+
+
 def test_a_teacher_that_tells_the_photo_gets_the_weight(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = Networks(2, ("test_resnet",), 32)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtkd_edge.lab import paper_terms
+from mtkd_edge.metrics import auroc
 
 
 def test_the_authors_grid_has_66_mixes() -> None:
@@ -42,4 +43,22 @@ def test_the_oracle_takes_the_epoch_and_the_mix_that_the_labels_like() -> None:
     telling[labels, :, :, 1] += 2
     found = paper_terms.oracle({50: useless, 100: telling}, labels)
     assert (found.auroc, found.epochs) == (1.0, (100,))
-    assert found.mixes[0][1] > 0
+    assert found.r[1] > 0
+
+
+def test_the_oracle_sums_the_students_terms_before_it_takes_the_worst_crop() -> None:
+    """As the authors do: scaled by the extremes of all crops, summed crop by crop, one r for the sums."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(30) % 2 == 1
+    early, late = rng.random((30, 4, 2, 3)), rng.random((30, 4, 2, 3))
+    early[labels, :, 1, 2] += 3  # the second student is better at 50, the first at 100
+    late[labels, :2, 0, 0] += 3
+    late[:, :, 0] *= 1000  # and counts no more for that
+    found = paper_terms.oracle({50: early, 100: late}, labels)
+    both = np.stack([late[:, :, 0], early[:, :, 1]], 2)
+    low, high = both.min((0, 1)), both.max((0, 1))
+    summed = ((both - low) / (high - low)).sum(2)
+    areas = [auroc(labels, (summed @ np.array(r)).max(1)) for r in paper_terms.mixes()]
+    assert found.epochs == (100, 50)
+    assert found.auroc == max(area for area in areas if area is not None)
+    assert found.r == paper_terms.mixes()[areas.index(found.auroc)]

@@ -10,11 +10,12 @@ import msgspec
 from mtkd_edge.errors import UsageError
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    "paper": ("resnet152", "vgg19", "densenet201"),
+    "paper": ("resnet152.tv_in1k", "vgg19.tv_in1k", "densenet201.tv_in1k"),
     "edge": ("resnet18", "mobilenetv2_100", "mobilenetv1_100"),
     "offline": ("offline-res", "offline-plain", "offline-depthwise"),
 }
-"""`paper` is the trio of Ma et al. 2023; `edge` runs on a Jetson; `offline` ships inside the package."""
+"""`paper` is the trio of Ma et al. 2023 with torchvision's weights, as they have it; `edge` runs on a Jetson; `offline`
+ships inside the package."""
 STUDENT = {"map": "compact", "paper": "resnet18"}
 """Each method's own student."""
 MULTI = "multi"

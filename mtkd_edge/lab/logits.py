@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +82,18 @@ class LogitStudent(nn.Module):
         if not timm.is_model(name):
             known = ", ".join((*STUDENTS, MULTI))
             raise UsageError(f"no student of the published method is called {name!r}", f"choose from {known}")
-        # the VGG of torchvision, which the authors train, has dropout before its two hidden layers; timm's has none
-        dropout = {"drop_rate": VGG_DROPOUT} if name.startswith("vgg") else {}
-        self.net = timm.create_model(name, pretrained=False, num_classes=classes, **dropout)
+        self.net = timm.create_model(name, pretrained=False, num_classes=classes, **_as_torchvision(name))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """z_S."""
         out: Tensor = self.net(pixels / 127.5 - 1)
         return out
+
+
+def _as_torchvision(name: str) -> dict[str, Any]:
+    """What makes timm's network the one of torchvision, which the authors train."""
+    if name.startswith("vgg"):
+        return {"drop_rate": VGG_DROPOUT}  # before its two hidden layers; timm's has none
+    if name.startswith("resnet"):
+        return {"zero_init_last": False}  # timm begins with every block as the identity
+    return {}

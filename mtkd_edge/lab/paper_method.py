@@ -8,7 +8,7 @@ rebuilds the photo from it, and the student learns the mix:
 
 Two differences, each for a reason: every teacher gets its own mean and deviation (the authors feed all with 0.5:
 `teacher_input="published"`), and the frame is one whole photo (their 25 crops of MVTec AD and their choice of epoch and
-of r by test labels belong to `mtkd-edge benchmark`).
+of r by test labels belong to `mtkd-edge benchmark`). Smaller ones are listed in docs/decisions.md.
 """
 
 from __future__ import annotations

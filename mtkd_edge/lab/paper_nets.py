@@ -20,22 +20,42 @@ STAGES = len(WIDTHS) - 1
 SLOPE = 0.2
 
 
+class Stage(nn.Module):
+    """One 2x stage of the authors' decoder: four convolutions, of which the second and the third are the same one."""
+
+    def __init__(self, inside: int, out: int) -> None:
+        super().__init__()
+        bigger = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.up = nn.Sequential(bigger, _conv(inside, inside), *_after(inside))
+        self.twice = _conv(inside, inside)
+        self.down = nn.Sequential(*_after(inside), _conv(inside, out), *_after(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inside, H, W] -> [N, out, 2 H, 2 W]."""
+        found: Tensor = self.down(self.twice(self.twice(self.up(x))))
+        return found
+
+
+def _conv(inside: int, out: int) -> nn.Module:
+    return nn.Conv2d(inside, out, 3, 1, 1)
+
+
+def _after(channels: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(channels), nn.LeakyReLU(SLOPE)
+
+
 class Decoder(nn.Module):
     """Logits [N, 1000] -> photo in -1..1, [N, 3, side, side]: 128 x side/32 x side/32, then five 2x stages.
 
-    The teachers are the encoder of the paper's autoencoder, and this is its other half. The tanh at the end is ours:
-    it is the range of the pixels.
+    The teachers are the encoder of the paper's autoencoder, and this is its other half, layer by layer that of the
+    authors' code, where the last stage too ends in a LeakyReLU, so nothing holds the pixels within -1..1.
     """
 
     def __init__(self, side: int) -> None:
         super().__init__()
         self.base = side // 2**STAGES
         self.start = nn.Linear(CLASSES, WIDTHS[0] * self.base**2)
-        stages: list[nn.Module] = []
-        for inside, out in pairwise(WIDTHS):
-            stages += [nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(inside, out, 3, 1, 1)]
-            stages += [nn.BatchNorm2d(out), nn.LeakyReLU(SLOPE)] if out != WIDTHS[-1] else [nn.Tanh()]
-        self.stages = nn.Sequential(*stages)
+        self.stages = nn.Sequential(*[Stage(inside, out) for inside, out in pairwise(WIDTHS)])
 
     def forward(self, logits: Tensor) -> Tensor:
         """The reconstruction."""
@@ -91,5 +111,5 @@ def logits_of(teachers: Iterable[nn.Module], pixels: Tensor) -> Tensor:
 
 
 def unit(pixels: Tensor) -> Tensor:
-    """0..255 -> -1..1, the range of the decoder's tanh."""
+    """0..255 -> -1..1, what the decoder is to give back."""
     return pixels / 127.5 - 1

@@ -10,8 +10,9 @@ Of a crop x, with z_T the teachers' mix, z_S a student and D the decoder (Ma et 
 `honest` takes the formula as it stands with r fixed beforehand, and looks at good photos only: of several students each
 is centred and scaled by what it gives on good photos that nobody trained on, before they are summed.
 
-`oracle` is what the authors' code does: the epoch and the r of 66 that reach the best AUROC on the test labels, and
-several students' scores scaled by their extremes on the test photos. It is an upper bound.
+`oracle` is what the authors' code does: the epoch and the r of 66 that reach the best AUROC on the test labels. Of
+several students each has an epoch of its own, each term is scaled by its extremes on all crops of the test photos, then
+summed over the students, and one r weighs the three sums. It is an upper bound.
 """
 
 from __future__ import annotations
@@ -76,31 +77,34 @@ def _photo_scores(terms: Terms, r: Mix) -> NDArray[np.float64]:
 
 
 class Selected(NamedTuple):
-    """What the test labels chose: for each student its epoch, its r and its AUROC; and the AUROC of their sum."""
+    """What the test labels chose: for each student the epoch, for all of them r; and the AUROC that these reach."""
 
     auroc: float | None
     epochs: tuple[int, ...]
-    mixes: tuple[Mix, ...]
-    by_student: tuple[float | None, ...]
+    r: Mix
 
 
 def oracle(by_epoch: Mapping[int, Terms], labels: Labels) -> Selected:
     """The authors' protocol. `by_epoch`: terms of the test photos at each epoch that was evaluated."""
-    epochs, chosen, scores = [], [], []
+    epochs, chosen = [], []
     for student in range(next(iter(by_epoch.values())).shape[2]):
-        tried = [
-            (auroc(labels, _photo_scores(terms[:, :, [student]], r)[:, 0]) or 0.0, epoch, r)
-            for epoch, terms in by_epoch.items()
-            for r in mixes()
-        ]
-        _, epoch, r = max(tried, key=lambda found: found[0])
-        epochs.append(epoch)
-        chosen.append(r)
-        scores.append(_photo_scores(by_epoch[epoch][:, :, [student]], r)[:, 0])
-    low, span = np.min(scores, 1, keepdims=True), np.ptp(scores, 1, keepdims=True)
-    total = ((np.asarray(scores) - low) / np.maximum(span, SMALLEST)).sum(0)
-    each = tuple(auroc(labels, score) for score in scores)
-    return Selected(auroc(labels, total), tuple(epochs), tuple(chosen), each)
+        alone = {epoch: terms[:, :, student] for epoch, terms in by_epoch.items()}
+        epochs.append(max(alone, key=lambda epoch: _best(alone[epoch], labels)[0]))
+        chosen.append(alone[epochs[-1]])
+    terms = chosen[0] if len(chosen) == 1 else np.sum([_within_extremes(found) for found in chosen], 0)
+    _, r = _best(terms, labels)
+    return Selected(auroc(labels, (terms @ np.asarray(r)).max(1)), tuple(epochs), r)
+
+
+def _best(terms: NDArray[np.float64], labels: Labels) -> tuple[float, Mix]:
+    """The r that the labels like best for terms [photos, crops, 3], and its AUROC; of equals the first."""
+    tried = [(auroc(labels, (terms @ np.asarray(r)).max(1)) or 0.0, r) for r in mixes()]
+    return max(tried, key=lambda found: found[0])
+
+
+def _within_extremes(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    low = terms.min((0, 1))
+    return np.asarray((terms - low) / np.maximum(terms.max((0, 1)) - low, SMALLEST))
 
 
 def single(terms: Terms, labels: Labels) -> dict[str, float | None]:

@@ -6,11 +6,11 @@ import msgspec
 
 
 class Oracle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Chosen by test labels: the AUROC, and for each student the epoch and r1, r2, r3 that reached it."""
+    """Chosen by test labels: for each student its epoch, for all r1, r2, r3; and the AUROC that these reach."""
 
     image_auroc: float
     epochs: tuple[int, ...]
-    terms: tuple[tuple[float, float, float], ...]
+    terms: tuple[float, float, float]
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -115,7 +115,7 @@ def batches(job: Job, task: Task, teachers: list[Teacher], raw: torch.Tensor, st
 def chosen(job: Job, task: Task, by_epoch: list[Terms], labels: Labels) -> Oracle:
     """What the test labels like best."""
     found = paper_terms.oracle(dict(zip(job.settings.looks(), by_epoch, strict=True)), labels)
-    return Oracle(_area(found.auroc, task), found.epochs, found.mixes)
+    return Oracle(_area(found.auroc, task), found.epochs, found.r)
 
 
 def _area(value: float | None, task: Task) -> float:
