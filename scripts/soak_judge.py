@@ -17,8 +17,8 @@ from soak_times import of_life
 
 MARGIN = 2.0
 """Seconds before a `kill -9` whose events need not have reached the disk: nobody was told that they had."""
-WARM_UP = 300.0
-"""Seconds after which every bounded list of the station is full, and every heap has met its faults."""
+WARM_UP = 900.0
+"""Seconds after which the station's bounded lists and its stores' page caches are full, and each fault came thrice."""
 SLOPE_NEEDS = 1200.0
 """Seconds of memory figures below which a slope says nothing."""
 JUDGED = ("normal", "anomalous")

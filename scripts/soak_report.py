@@ -68,10 +68,13 @@ def resident(record: Record) -> str:
     life = max(record.lives, key=lambda life: len(life.samples))
     if len(life.samples) < 10:
         return ""
-    parts = np.array_split([sample.rss / 1e6 for sample in life.samples], 10)
     minutes = (life.samples[-1].at - life.began) / 60
-    row = ", ".join(f"{np.median(part):.0f}" for part in parts)
-    return f"Resident memory in the tenths of the longest life ({minutes:.0f} minutes), MB: {row}."
+    together, alone = ([getattr(sample, name) / 1e6 for sample in life.samples] for name in ("rss", "own"))
+    rows = [", ".join(f"{np.median(part):.0f}" for part in np.array_split(row, 10)) for row in (together, alone)]
+    return (
+        f"Resident memory in the tenths of the longest life ({minutes:.0f} minutes), MB: {rows[0]}; "
+        f"the first process alone, which no fault replaces: {rows[1]}."
+    )
 
 
 def load(record: Record) -> str:

@@ -38,7 +38,7 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """All processes of the station together, at monotonic `at`. `rss` in bytes.
+    """All processes of the station together, at monotonic `at`. `rss` in bytes; `own`: of the first process alone.
 
     `stalled`: seconds since the boot for which something on this machine waited for a processor, by the kernel.
     """
@@ -49,6 +49,7 @@ class Sample(msgspec.Struct, frozen=True):
     threads: int
     processes: int
     stalled: float = 0.0
+    own: int = 0
 
 
 class Life(msgspec.Struct):
@@ -240,17 +241,19 @@ def tree(root: int) -> list[int]:
 
 def measure(root: int) -> Sample | None:
     """Memory, descriptors and threads of the whole family; None where it has just ended."""
-    rss = fds = threads = count = 0
+    rss = own = fds = threads = count = 0
     for pid in tree(root):
         try:
             rows = dict(row.split(":", 1) for row in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in row)
             fds += len(list(Path(f"/proc/{pid}/fd").iterdir()))
-            rss += int(rows["VmRSS"].split()[0]) * 1024
+            resident = int(rows["VmRSS"].split()[0]) * 1024
+            own = resident if pid == root else own
+            rss += resident
             threads += int(rows["Threads"])
             count += 1
         except (OSError, KeyError):  # noqa: PERF203 - each process for itself
             continue  # it ended meanwhile
-    return Sample(time.monotonic(), rss, fds, threads, count, stalled()) if count else None
+    return Sample(time.monotonic(), rss, fds, threads, count, stalled(), own) if count else None
 
 
 def stalled() -> float:
