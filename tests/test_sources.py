@@ -88,6 +88,9 @@ def test_no_password_is_in_a_name(text: str, shown: str) -> None:
     [
         ("rtspsrc location=rtsp://c/1 user-id=me user-pw=x !", "rtspsrc location=rtsp://c/1 user-id=*** user-pw=*** !"),
         ('httpsrc user-pw="two words" location=http://c ! x', "httpsrc user-pw=*** location=http://c ! x"),
+        (r'httpsrc user-pw="say \"x\" y" location=http://c', "httpsrc user-pw=*** location=http://c"),
+        (r"httpsrc user-pw=two\ words'and more'x location=http://c", "httpsrc user-pw=*** location=http://c"),
+        ("rtspsrc user-pw = 'a b' latency=0", "rtspsrc user-pw = *** latency=0"),
         ("rtspsrc location=rtsp://me:s3cret@c/1 latency=0", "rtspsrc location=rtsp://***@c/1 latency=0"),
         ("v4l2src device=/dev/video0 ! x", "v4l2src device=/dev/video0 ! x"),
     ],

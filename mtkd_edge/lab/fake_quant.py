@@ -105,7 +105,7 @@ def rounded(weight: Tensor) -> Tensor:
 def student_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
     """The outputs `student_<level>` made by layers of their own: none that a `reference_<level>` comes from as well.
 
-    The reconstruction of an autoencoder is called a student too, but it is the teachers' features that it rebuilds.
+    What an autoencoder rebuilds is called a student too, but no layer of its own makes it.
     """
     names = [value.name for value in model.graph.output]
 

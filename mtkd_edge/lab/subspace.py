@@ -6,6 +6,13 @@ of what the good parts show in a window of w x w positions around p, and rebuild
 
     y'_p = mu_p + U_p U_p^T (y_p - mu_p)
 
+What cannot be rebuilt lies in the other directions V_p (the columns of U_p and V_p together are orthonormal):
+
+    |y_p - y'_p| = |V_p^T y_p - V_p^T mu_p|
+
+The score asks for no more than this length, so the right-hand side is what is computed. Every position has directions
+of its own, 21 MB for one frame where both ways of U_p are read, 6 MB where V_p is.
+
 What cannot be rebuilt is anomalous. A linear autoencoder's optimum is this projection (Baldi and Hornik 1989,
 doi:10.1016/0893-6080(89)90014-2), so it is computed, not trained. With a window of one position it is sharpest, for
 parts that lie alike to the pixel; a wider one sees w^2 times as many samples and forgives shifts. PaDiM
@@ -28,32 +35,38 @@ def code_size(samples: int) -> int:
 
 
 class PositionAutoencoder(nn.Module):
-    """Weighted mix [N, D, h, w] -> (its projection, its reconstruction), both [N, C, h, w]."""
+    """Weighted mix [N, D, h, w] -> what it has in the directions V_p, and what its reconstruction has there.
+
+    Both are [N, left, h, w]; `left` is how many directions a code of `code` leaves over, at least one.
+    """
 
     def __init__(self, project: nn.Conv2d, grid: tuple[int, int], code: int) -> None:
         super().__init__()
         self.project, self.grid = project, grid
         width, positions = project.out_channels, grid[0] * grid[1]
-        self.code = min(code, width)
-        self.mean: Tensor
-        self.basis: Tensor
-        self.register_buffer("mean", torch.zeros(positions, 1, width))
-        self.register_buffer("basis", torch.zeros(positions, width, self.code))
+        self.left = max(1, width - code)
+        self.rest: Tensor
+        self.rebuilt: Tensor
+        self.register_buffer("rest", torch.zeros(positions, width, self.left))
+        self.register_buffer("rebuilt", torch.zeros(1, self.left, *grid))
 
     def forward(self, mix: Tensor) -> tuple[Tensor, Tensor]:
-        """Projection and reconstruction, in that order."""
-        y = self.project(mix)
-        rows = y.flatten(2).permute(2, 0, 1) - self.mean  # [positions, N, width]
-        rebuilt = (rows @ self.basis) @ self.basis.transpose(1, 2) + self.mean
-        return y, rebuilt.permute(1, 2, 0).reshape(-1, y.shape[1], *self.grid)
+        """V_p^T y_p and V_p^T y'_p = V_p^T mu_p, in that order."""
+        positions, width, left = self.rest.shape
+        # channels stay last: OpenVINO computes convolutions so, and need not copy on either side of the product
+        rows = self.project(mix).permute(2, 3, 0, 1).reshape(positions, -1, width)
+        seen = (rows @ self.rest).reshape(*self.grid, -1, left).permute(2, 3, 0, 1)
+        return seen, self.rebuilt.expand(mix.shape[0], -1, -1, -1)
 
     @torch.no_grad()
     def fit(self, seen: Moments, window: int) -> None:
         """From the training photos, over windows of `window` x `window` positions (odd)."""
         mean, covariance = seen.over(window, self.grid)
-        self.mean.copy_(mean[:, None])
         # float64: in float32 one run returned NaN directions; it could not be repeated, so the cause is not known
-        self.basis.copy_(torch.linalg.eigh(covariance.double())[1][:, :, -self.code :])
+        directions = torch.linalg.eigh(covariance.double())[1]  # of rising variance
+        self.rest.copy_(directions[:, :, : self.left])
+        there = mean.double()[:, None] @ directions[:, :, : self.left]
+        self.rebuilt.copy_(there.reshape(1, *self.grid, self.left).permute(0, 3, 1, 2))
 
 
 class Moments:

@@ -10,9 +10,10 @@ _LOGIN = re.compile(r"(?<=://)\S*@")  # greedy: a password may hold an unescaped
 _SECRET = re.compile(r"(?i)([?&;][^=&;]*(?:user|login|account|pass|pwd|token|key|auth|secret|sig|cred)[^=&;]*=)[^&;#]*")
 
 _PROPERTY = re.compile(
-    r"""(?i)(?<![^\s:])([\w-]*(?:user|login|account|pass|pw|token|key|auth|secret|cred)[\w-]*=)("[^"]*"|'[^']*'|\S+)"""
+    r"(?i)(?<![^\s:])([\w-]*(?:user|login|account|pass|pw|token|key|auth|secret|cred)[\w-]*\s*=\s*)"
+    r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'\\])+"""
 )
-"""A property of one of GStreamer's elements, such as user-pw=... of rtspsrc."""
+"""A property of one of GStreamer's elements, such as user-pw=... of rtspsrc, whose value may be quoted in parts."""
 
 
 def scheme(text: str) -> str:
