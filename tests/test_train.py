@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -69,24 +72,34 @@ def test_a_stopped_run_continues_bit_for_bit(parts: Path, run: Path, tmp_path: P
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_a_run_stopped_within_a_step_goes_on_from_the_last_whole_one(
-    parts: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As Ctrl-C does: by then the batch has gone into the statistics of the network."""
+def fails() -> None:
+    raise RuntimeError("the GPU is gone")
+
+
+def ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("happens", "end", "kept"), [(fails, RuntimeError, 2), (ctrl_c, KeyboardInterrupt, 4)])
+def test_a_run_stopped_within_a_step_goes_on_from_a_whole_one(
+    happens: Callable[[], None], end: type[BaseException], kept: int,
+    parts: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """After an error from the last that was saved: the batch has gone into statistics. Ctrl-C waits for its end."""
     out, step, count = tmp_path / "stopped", torch.optim.AdamW.step, 0
 
     def stop(self: torch.optim.AdamW, *words: object) -> object:
         nonlocal count
         count += 1
         if count == 4:
-            raise KeyboardInterrupt
+            happens()
         return step(self, *words)  # type: ignore[arg-type]
 
     monkeypatch.setattr(distil, "SAVE_EVERY", 2)
-    with monkeypatch.context() as within, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as within, pytest.raises(end):
         within.setattr(torch.optim.AdamW, "step", stop)
         train(config(parts, out))
-    assert [path.name for path in (out / "checkpoint").glob("*.safetensors")] == ["2.student.safetensors"]
+    assert [path.name for path in (out / "checkpoint").glob("*.safetensors")] == [f"{kept}.student.safetensors"]
     train(config(parts, out, resume=True))
     whole, resumed = weights_of(run), weights_of(out)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)

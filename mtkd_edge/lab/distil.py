@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mtkd_edge.lab import checkpoint
+from mtkd_edge.lab.uncut import Uncut
 from mtkd_edge.progress import Progress
 
 PEAK_RATE = 3e-3
@@ -54,7 +55,7 @@ def distil(
     """Train `student` in place for `steps` steps, from the last saved step of `folder` if there is one.
 
     `draw(step)` gives pixels [N, 3, H, W] and blocks [N, D, h, w]; `factors` [D] are the square roots of the weights.
-    Saves every 100 steps, at the end, and when it is interrupted between two steps. Returns the history, a row a step.
+    Saves every 100 steps, at the end, and after the step in which it is interrupted. Returns the history, a row a step.
     `name` is what it is called while it learns; `loss_of` takes both weighted mixes and gives the loss and the mean
     distance.
     """
@@ -62,25 +63,24 @@ def distil(
     scale = factors.view(1, -1, 1, 1)
     done, history = checkpoint.restore(folder, student, optimizer)
     student.train()
-    whole = True
+    step = Uncut()
     try:
         while done < steps:
-            whole = False
-            pixels, blocks = draw(done)
-            loss, distance = loss_of(student(pixels) * scale, blocks * scale)
-            for group in optimizer.param_groups:
-                group["lr"] = rate(done, steps, peak)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            done += 1
-            history.append({"loss": loss.item(), "distance": distance.item(), "rate": rate(done - 1, steps, peak)})
-            whole = True
+            with step:
+                pixels, blocks = draw(done)
+                loss, distance = loss_of(student(pixels) * scale, blocks * scale)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(done, steps, peak)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                done += 1
+                history.append({"loss": loss.item(), "distance": distance.item(), "rate": rate(done - 1, steps, peak)})
             progress(name, done, steps, f"loss {history[-1]['loss']:.3f}")
             if done % SAVE_EVERY == 0 and done < steps:
                 checkpoint.save(folder, student, optimizer, done, history)
     finally:
-        if whole:  # within a step batch statistics, or some of the weights, are those of the next
+        if step.whole:
             checkpoint.save(folder, student, optimizer, done, history)
     student.eval()
     return history

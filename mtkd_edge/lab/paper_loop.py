@@ -23,6 +23,7 @@ from mtkd_edge.lab import checkpoint
 from mtkd_edge.lab.map_method import Frames, History, pixels_of
 from mtkd_edge.lab.paper_nets import Networks, Standard, logits_of, unit
 from mtkd_edge.lab.teachers import Teacher
+from mtkd_edge.lab.uncut import Uncut
 from mtkd_edge.progress import Progress
 
 RATE = 1e-3
@@ -44,28 +45,27 @@ def distil(
     optimizer = torch.optim.Adam(nets.parameters(), lr=RATE)
     done, history = checkpoint.restore(folder, nets, optimizer)
     nets.train()
-    saved, whole = time.monotonic(), True
+    saved, step = time.monotonic(), Uncut()
     try:
         while done < steps:
-            whole = False
-            torch.manual_seed(hash((seed, done)))  # the dropout of VGG
-            pixels, z = draw(done)
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                rebuilt, learned = losses(nets, pixels, z)
-            # the two losses share no parameter, so one backward pass is both of the paper's updates
-            optimizer.zero_grad()
-            (rebuilt + learned).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            done += 1
-            shares = {f"w0_{k}": w for k, w in enumerate(nets.weights().tolist())}
-            history.append({"loss": learned.item(), "reconstruction": rebuilt.item(), **shares})
-            whole = True
+            with step:
+                torch.manual_seed(hash((seed, done)))  # the dropout of VGG
+                pixels, z = draw(done)
+                with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                    rebuilt, learned = losses(nets, pixels, z)
+                # the two losses share no parameter, so one backward pass is both of the paper's updates
+                optimizer.zero_grad()
+                (rebuilt + learned).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                done += 1
+                shares = {f"w0_{k}": w for k, w in enumerate(nets.weights().tolist())}
+                history.append({"loss": learned.item(), "reconstruction": rebuilt.item(), **shares})
             progress("student", done, steps, f"loss {history[-1]['loss']:.3f}")
             if time.monotonic() - saved > SAVE_SECONDS:
                 checkpoint.save(folder, nets, optimizer, done, history)
                 saved = time.monotonic()
     finally:
-        if whole:  # within a step batch statistics, or some of the weights, are those of the next
+        if step.whole:
             checkpoint.save(folder, nets, optimizer, done, history)
     nets.eval()
     return history
