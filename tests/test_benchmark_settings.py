@@ -1,0 +1,56 @@
+"""What a benchmark can be told: the published protocol by default, rows of ablations, and what makes no sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mtkd_edge.errors import UsageError
+from mtkd_edge.lab.benchmark.settings import complete, variants
+
+
+def test_the_defaults_are_the_published_protocol() -> None:
+    settings = complete("mvtec", "x", {"method": "paper"})
+    assert settings.teachers == ("resnet152.tv_in1k", "vgg19.tv_in1k", "densenet201.tv_in1k")
+    corners = settings.corners()
+    assert (len(corners), corners[0], corners[-1]) == (25, (0, 0), (800, 800))
+    assert (settings.size, settings.crop, settings.crops, settings.epochs, settings.student) == (
+        1024,
+        224,
+        16,
+        500,
+        "resnet18",
+    )
+    assert complete("cifar10", "x", {"method": "paper", "protocol": "oracle"}).looks() == tuple(range(50, 501, 50))
+
+
+def test_the_last_crop_ends_at_the_border_whatever_the_stride_leaves_over() -> None:
+    settings = complete("mvtec", "x", {"method": "paper", "size": 512})
+    assert sorted({top for top, _ in settings.corners()}) == [0, 200, 288]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "map", "protocol": "oracle"},
+        {"method": "map", "train_photos": 50},
+        {"method": "map", "terms": (1.0, 0.0, 0.0)},
+        {"method": "paper", "crop": 300, "size": 256},
+        {"method": "paper", "epochs": 0},
+        {"method": "paper", "train_photos": 3},
+        {"preset": "nobody"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        complete("mvtec", "x", given)
+
+
+def test_ablations_are_rows_and_not_other_programs() -> None:
+    settings = complete("mvtec", "x", {"method": "paper"})
+    rows = {row.name: row for row in variants(settings, "teachers")}
+    assert list(rows) == ["all", "only-resnet152.tv_in1k", "only-vgg19.tv_in1k", "only-densenet201.tv_in1k", "none"]
+    assert [row.weights for row in variants(settings, "weights")] == ["learned", "equal"]
+    assert [row.name for row in variants(complete("mvtec", "x", {}), "teachers")][-1] != "none"
+    assert [row.weights for row in variants(complete("mvtec", "x", {}), "weights")] == ["learned", "equal"]
