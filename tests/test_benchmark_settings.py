@@ -39,6 +39,7 @@ def test_the_last_crop_ends_at_the_border_whatever_the_stride_leaves_over() -> N
         {"method": "paper", "crop": 300, "size": 256},
         {"method": "paper", "epochs": 0},
         {"method": "paper", "train_photos": 3},
+        {"method": "paper", "student": "multi", "teachers": ("none",)},
         {"preset": "nobody"},
     ],
 )
@@ -53,4 +54,6 @@ def test_ablations_are_rows_and_not_other_programs() -> None:
     assert list(rows) == ["all", "only-resnet152.tv_in1k", "only-vgg19.tv_in1k", "only-densenet201.tv_in1k", "none"]
     assert [row.weights for row in variants(settings, "weights")] == ["learned", "equal"]
     assert [row.name for row in variants(complete("mvtec", "x", {}), "teachers")][-1] != "none"
+    several = complete("mvtec", "x", {"method": "paper", "student": "multi"})
+    assert [row.name for row in variants(several, "teachers")] == list(rows)[:-1]
     assert [row.weights for row in variants(complete("mvtec", "x", {}), "weights")] == ["learned", "equal"]

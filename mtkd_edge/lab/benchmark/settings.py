@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from mtkd_edge.errors import UsageError
-from mtkd_edge.lab.config import NO_TEACHER, PRESETS, STUDENT, short_name
+from mtkd_edge.lab.config import MULTI, NO_TEACHER, PRESETS, STUDENT, short_name
 
 SuiteName = Literal["mvtec", "cifar10", "folder"]
 Method = Literal["map", "paper"]
@@ -76,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise UsageError(f"at least 20 photos to train on and to test, got {limits}", "--train-photos 200")
         if self.method == "paper":
             self._check_crops()
+        if self.student == MULTI and NO_TEACHER in self.teachers:
+            raise UsageError(f"without a teacher there is one student, got {MULTI!r}", f"--student {STUDENT['paper']}")
 
     def _check_crops(self) -> None:
         if self.crop % 32 or not 32 <= self.crop <= self.size or self.size % 32:
@@ -111,12 +113,16 @@ def complete(suite: SuiteName, root: str, given: dict[str, Any]) -> Settings:
 
 
 def variants(settings: Settings, ablate: Ablate | None) -> tuple[Variant, ...]:
-    """The rows: the method as it is, and what the ablation takes away."""
+    """The rows: the method as it is, and what the ablation takes away.
+
+    Without any teacher only one student of the published method is trained: `map` and `multi` have no row for it.
+    """
     whole = Variant("all", settings.teachers)
     if ablate is None:
         return (whole,)
     if ablate == "weights":
         return whole, Variant("equal", settings.teachers, "equal")
     alone = tuple(Variant(f"only-{short_name(name)}", (name,)) for name in settings.teachers)
-    nobody = (Variant("none", (NO_TEACHER,)),) if settings.method == "paper" else ()
+    possible = settings.method == "paper" and settings.student != MULTI
+    nobody = (Variant("none", (NO_TEACHER,)),) if possible else ()
     return whole, *alone, *nobody
