@@ -8,6 +8,7 @@ import pytest
 
 from mtkd_edge.errors import UsageError
 from mtkd_edge.lab.benchmark.settings import complete, variants
+from mtkd_edge.lab.config import TrainConfig
 
 
 def test_the_defaults_are_the_published_protocol() -> None:
@@ -46,6 +47,22 @@ def test_the_last_crop_ends_at_the_border_whatever_the_stride_leaves_over() -> N
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         complete("mvtec", "x", given)
+
+
+@pytest.mark.parametrize(
+    ("teachers", "why"),
+    [
+        (("local-dir:a/resnet18", "local-dir:b/resnet18/"), "both called resnet18"),
+        (("local-dir:resnet18", "resnet18"), "both called resnet18"),
+        (("vgg19", "resnet18", "vgg19"), "vgg19 is given twice"),
+    ],
+)
+def test_two_teachers_of_one_name_are_refused(teachers: tuple[str, ...], why: str) -> None:
+    """Their rows of an ablation would be one folder, and their importance one figure."""
+    with pytest.raises(UsageError, match=why):
+        complete("mvtec", "x", {"method": "paper", "teachers": teachers})
+    with pytest.raises(UsageError, match=why):
+        TrainConfig(data="x", out="y", teachers=teachers).check()
 
 
 def test_ablations_are_rows_and_not_other_programs() -> None:

@@ -32,7 +32,17 @@ def short_name(teacher: str) -> str:
     """How a teacher is called in tables and file names: "resnet18" of "local-dir:./weights/resnet18"."""
     if teacher.startswith("torchvision:"):
         return teacher.split(":")[1]
-    return teacher.rstrip("/").rpartition("/")[2]
+    return teacher.removeprefix("local-dir:").rstrip("/").rpartition("/")[2]
+
+
+def check_teachers(teachers: tuple[str, ...]) -> None:
+    """Raises UsageError for two teachers with one short name, under which the figures of one would hide the other's."""
+    by_name: dict[str, str] = {}
+    for teacher in teachers:
+        if other := by_name.get(name := short_name(teacher)):
+            what = f"{teacher} is given twice" if other == teacher else f"{other} and {teacher} are both called {name}"
+            raise UsageError(f"--teachers: {what}", "name each teacher once, and rename one of two folders of one name")
+        by_name[name] = teacher
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,7 +91,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def check(self) -> None:
         """Raises UsageError for numbers that make no sense, before anything is read."""
-        self.teacher_names()
+        check_teachers(self.teacher_names())
         try:
             re.compile(self.part)
         except re.error as error:

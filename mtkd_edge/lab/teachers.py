@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from mtkd_edge.errors import DataError, UsageError
 from mtkd_edge.lab import offline
+from mtkd_edge.lab.config import short_name
 
 STRIDES = (8, 16)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -124,9 +125,8 @@ def _timm(name: str) -> Teacher:
         raise _unreachable(name, error) from error
     config = _pretrained_config(name, net)
     mean, std = config["mean"], config["std"]
-    short = name.removeprefix("local-dir:").rstrip("/").rpartition("/")[2]
     source = "local-dir" if name.startswith("local-dir:") else "hub"
-    return Teacher(short, source, net, _triple(mean), _triple(std))
+    return Teacher(short_name(name), source, net, _triple(mean), _triple(std))
 
 
 def _pretrained_config(name: str, net: nn.Module) -> dict[str, list[float]]:
