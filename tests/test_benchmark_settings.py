@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -63,6 +64,14 @@ def test_two_teachers_of_one_name_are_refused(teachers: tuple[str, ...], why: st
         complete("mvtec", "x", {"method": "paper", "teachers": teachers})
     with pytest.raises(UsageError, match=why):
         TrainConfig(data="x", out="y", teachers=teachers).check()
+
+
+@pytest.mark.parametrize("terms", [(0.0, 0.0, 0.0), (1.0, -0.1, 1.0), (1.0, nan, 1.0), (inf, 1.0, 1.0)])
+def test_terms_that_make_no_score_are_refused(terms: tuple[float, float, float]) -> None:
+    with pytest.raises(UsageError, match="r1, r2 and r3 are finite"):
+        complete("mvtec", "x", {"method": "paper", "terms": terms})
+    with pytest.raises(UsageError, match="r1, r2 and r3 are finite"):
+        TrainConfig(data="x", out="y", method="paper", terms=terms).check()
 
 
 def test_ablations_are_rows_and_not_other_programs() -> None:

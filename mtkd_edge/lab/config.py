@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Literal
 
@@ -43,6 +44,12 @@ def check_teachers(teachers: tuple[str, ...]) -> None:
             what = f"{teacher} is given twice" if other == teacher else f"{other} and {teacher} are both called {name}"
             raise UsageError(f"--teachers: {what}", "name each teacher once, and rename one of two folders of one name")
         by_name[name] = teacher
+
+
+def check_terms(terms: tuple[float, float, float]) -> None:
+    """Raises UsageError for r1, r2, r3 that make no score: not finite, negative, or all 0."""
+    if not all(math.isfinite(r) and r >= 0 for r in terms) or not any(terms):
+        raise UsageError(f"r1, r2 and r3 are finite, not negative and not all 0, got {terms}", "--terms 1,1,1")
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -104,8 +111,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(f"--epochs is at least 1, got {self.epochs}", "--epochs 20")
         if self.batch < 2:
             raise UsageError(f"a batch has at least 2 photos, got {self.batch}")
-        if min(self.terms) < 0 or not sum(self.terms):
-            raise UsageError(f"r1, r2 and r3 are not negative and not all 0, got {self.terms}", "--terms 1,1,1")
+        check_terms(self.terms)
         self._check_method()
         if not 0 < self.false_alarms < 1:
             raise UsageError(f"a false-alarm rate lies between 0 and 1, got {self.false_alarms}", "--false-alarms 1e-3")

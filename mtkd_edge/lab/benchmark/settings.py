@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from mtkd_edge.errors import UsageError
-from mtkd_edge.lab.config import MULTI, NO_TEACHER, PRESETS, STUDENT, check_teachers, short_name
+from mtkd_edge.lab.config import MULTI, NO_TEACHER, PRESETS, STUDENT, check_teachers, check_terms, short_name
 
 SuiteName = Literal["mvtec", "cifar10", "folder"]
 Method = Literal["map", "paper"]
@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def check(self) -> None:
         """Raises UsageError for settings that make no sense, before anything is read."""
         check_teachers(self.teachers)
+        check_terms(self.terms)
         if self.method == "map" and self.protocol == "oracle":
             raise UsageError("the oracle is the published method's protocol, map has none", "--method paper")
         if self.method == "map" and self.suite != "cifar10" and (self.train_photos or self.test_photos):
