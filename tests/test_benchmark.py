@@ -171,6 +171,39 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(
         one(paper("folder", parts, names, **CROPS, epochs=3), "disc", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "other", "word"),
+    [("__version__", "0.0.1", "0.0.1"), ("named", lambda device: "another GPU", "another GPU")],
+    ids=["version", "device"],
+)
+def test_a_folder_of_another_version_or_device_is_refused_before_anything_is_run(
+    name: str,
+    other: Any,
+    word: str,
+    parts: Path,
+    names: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = paper("folder", parts, names, **CROPS)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"mtkd_edge.lab.benchmark.run.{name}", other)
+        first = one(settings, "disc", tmp_path / "old")
+    monkeypatch.setattr(paper_cell, "run", lambda *arguments: pytest.fail("a cell was run"))
+    with pytest.raises(UsageError, match=rf"old was run by .*{word}.*, this is .*(?s:.*)another --out than"):
+        one(settings, "coin", tmp_path / "old")
+    assert first.made_by is not None and word in (first.made_by.version, first.made_by.device)
+
+
+def test_a_cell_that_was_copied_from_elsewhere_is_refused(parts: Path, names: tuple[str, ...], tmp_path: Path) -> None:
+    settings = paper("folder", parts, names, **CROPS)
+    one(settings, "disc", tmp_path / "out")
+    path = tmp_path / "out" / "results" / "all" / "disc-0.json"
+    path.write_text(path.read_text().replace(" CPU, ", " GPU, "))
+    with pytest.raises(UsageError, match=r"disc-0\.json was run by .* GPU, .* the others by .* CPU, "):
+        one(settings, "disc", tmp_path / "out")
+
+
 def test_without_a_teacher_the_reconstruction_judges(parts: Path, tmp_path: Path) -> None:
     outcome = one(paper("folder", parts / "disc", ("none",), **CROPS), "disc", tmp_path / "out")
     assert outcome.importance == {} and outcome.single == {}

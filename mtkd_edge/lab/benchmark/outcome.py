@@ -13,12 +13,20 @@ class Oracle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     terms: tuple[float, float, float]
 
 
+class Maker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ran a cell: version of the program and of torch, and the processor of the networks."""
+
+    version: str
+    torch: str
+    device: str
+
+
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`image_auroc` is the honest one: last epoch, nothing chosen by test labels. Areas lie in [0, 1].
 
     `single`: AUROC of each of the three terms alone, and of the mean of z_T^2, which needs no student (paper).
     `scores`: of the test photos, in the suite's order. `photos`: how many to train on, to tune on, good and anomalous
-    ones to test. `seconds`: of the last start.
+    ones to test. `seconds`: of the last start. `made_by`: filled in by `run`, which keeps the cell.
     """
 
     variant: str
@@ -33,3 +41,4 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     photos: dict[str, int]
     scores: tuple[float, ...]
     seconds: float
+    made_by: Maker | None = None

@@ -1,6 +1,6 @@
 """All cells of a benchmark, each run once: a finished one is taken from its file, a stopped one goes on.
 
-<out>/settings.json                            what the cells have in common
+<out>/settings.json                            what the cells have in common, and what ran them
 <out>/results/<variant>/<category>-<seed>.json     one finished cell
 <out>/unfinished/                              checkpoints of cells that are not finished
 <out>/benchmark.json  benchmark.md             all of it, and the tables
@@ -21,13 +21,20 @@ from mtkd_edge.bundle import write_file
 from mtkd_edge.errors import BundleError, UsageError
 from mtkd_edge.lab.benchmark import map_cell, paper_cell, tables
 from mtkd_edge.lab.benchmark.job import Job
-from mtkd_edge.lab.benchmark.outcome import Outcome
+from mtkd_edge.lab.benchmark.outcome import Maker, Outcome
 from mtkd_edge.lab.benchmark.settings import Settings, Variant
 from mtkd_edge.lab.benchmark.suites import Suite, Task, choose, open_suite
 from mtkd_edge.lab.train import pick_device
 from mtkd_edge.progress import Progress, silent
 
 SETTINGS, RESULTS, WORK = "settings.json", "results", "unfinished"
+
+
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What all cells of a folder have in common, finished or not."""
+
+    settings: Settings
+    made_by: Maker
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -46,8 +53,8 @@ def run(
 ) -> Report:  # fmt: skip
     """Run what is missing of variants x categories x seeds 0, 1, .. and write the tables.
 
-    Raises UsageError where `out` holds a benchmark with other settings or a category is not there, DataError for data
-    that cannot be had, and what the cells raise.
+    Raises UsageError where `out` holds a benchmark with other settings, of another version or another device, or a
+    category is not there, DataError for data that cannot be had, and what the cells raise.
     """
     settings.check()
     if seeds < 1:
@@ -55,7 +62,8 @@ def run(
     device = torch.device(pick_device(settings.device))
     suite = open_suite(settings)
     names = choose(suite, categories)
-    claim(out, settings)
+    maker = Maker(__version__, str(torch.__version__), named(device))
+    claim(out, Claim(settings, maker))
     done, total = 0, len(names) * len(variants) * seeds
     outcomes = []
     for name in names:
@@ -64,12 +72,11 @@ def run(
             for seed in range(seeds):
                 path = out / RESULTS / variant.name / f"{name}-{seed}.json"
                 folder = out / WORK / variant.name / f"{name}-{seed}"
-                outcomes.append(
-                    load(path) or _cell(Job(settings, variant, name, seed, folder, device, progress), photos, path)
-                )
+                job = Job(settings, variant, name, seed, folder, device, progress)
+                outcomes.append(load(path, maker) or _cell(job, photos, path, maker))
                 done += 1
                 progress("benchmark", done, total, f"{name} {variant.name} seed {seed}: {outcomes[-1].image_auroc:.4f}")
-    report = Report(settings, __version__, named(device), str(torch.__version__), tuple(outcomes))
+    report = Report(settings, maker.version, maker.device, maker.torch, tuple(outcomes))
     write_file(out / "benchmark.json", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     write_file(out / "benchmark.md", tables.markdown(settings, outcomes, report.device).encode())
     return report
@@ -94,41 +101,65 @@ class _Photos:
         return self.suite.folder(self.name, self.settings, self.scratch)
 
 
-def _cell(job: Job, photos: _Photos, path: Path) -> Outcome:
+def _cell(job: Job, photos: _Photos, path: Path, maker: Maker) -> Outcome:
     job.folder.mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     outcome = map_cell.run(job, photos.folder()) if job.settings.method == "map" else paper_cell.run(job, photos.task())
+    outcome = msgspec.structs.replace(outcome, made_by=maker)
     write_file(path, msgspec.json.format(msgspec.json.encode(outcome), indent=1) + b"\n")
     shutil.rmtree(job.folder)
     return outcome
 
 
-def load(path: Path) -> Outcome | None:
-    """A finished cell, or None. Raises BundleError for a file that is not one."""
+def load(path: Path, maker: Maker) -> Outcome | None:
+    """A finished cell, or None.
+
+    Raises BundleError for a file that is not one, UsageError for a cell that was put there from another folder.
+    """
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Outcome)
+        outcome = msgspec.json.decode(path.read_bytes(), type=Outcome)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise BundleError(
             f"{path} is damaged or of another version: {error}", f"delete {path} to run it again"
         ) from error
+    if outcome.made_by != maker:
+        raise UsageError(f"{path} was run by {told(outcome.made_by)}, the others by {told(maker)}", f"delete {path}")
+    return outcome
 
 
-def claim(out: Path, settings: Settings) -> None:
-    """Make the folder, or check that what it holds was run with the same settings. Raises UsageError naming them."""
+def claim(out: Path, wanted: Claim) -> None:
+    """Make the folder, or check that what it holds was run with the same settings by the same program.
+
+    Raises UsageError naming what differs, BundleError for a file that is none of ours.
+    """
     path = out / SETTINGS
-    if path.is_file():
-        try:
-            old = msgspec.json.decode(path.read_bytes(), type=Settings)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise BundleError(f"{path} is damaged or of another version: {error}", "another --out") from error
-        changed = [name for name in Settings.__struct_fields__ if getattr(old, name) != getattr(settings, name)]
-        if changed:
-            raise UsageError(f"{out} was run with another {', '.join(changed)}", f"another --out than {out}")
+    if not path.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(path, msgspec.json.format(msgspec.json.encode(wanted), indent=1) + b"\n")
         return
-    out.mkdir(parents=True, exist_ok=True)
-    write_file(path, msgspec.json.format(msgspec.json.encode(settings), indent=1) + b"\n")
+    try:
+        old = msgspec.json.decode(path.read_bytes(), type=Claim)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise BundleError(
+            f"{path} is damaged or of another version: {error}", "--out FOLDER, one that does not exist yet"
+        ) from error
+    fields = Settings.__struct_fields__
+    if changed := [name for name in fields if getattr(old.settings, name) != getattr(wanted.settings, name)]:
+        raise UsageError(f"{out} was run with another {', '.join(changed)}", f"another --out than {out}")
+    if old.made_by != wanted.made_by:
+        raise UsageError(
+            f"{out} was run by {told(old.made_by)}, this is {told(wanted.made_by)}: one table would hold both",
+            f"another --out than {out}, one that does not exist yet",
+        )
+
+
+def told(maker: Maker | None) -> str:
+    """In words."""
+    if maker is None:
+        return "a version that did not say which it was"
+    return f"version {maker.version} with torch {maker.torch} on {maker.device}"
 
 
 def named(device: torch.device) -> str:
