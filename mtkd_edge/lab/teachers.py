@@ -13,6 +13,7 @@ knows nothing of how features are aligned, mixed or learned from.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -23,13 +24,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mtkd_edge.errors import DataError, UsageError
+from mtkd_edge.errors import DataError, MtkdError, UsageError
 from mtkd_edge.lab import offline
 from mtkd_edge.lab.config import short_name
 
 STRIDES = (8, 16)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Triple = tuple[float, float, float]
+AGAIN = "check the path, and copy the files of the model again"
 
 
 class Teacher(nn.Module):
@@ -86,18 +88,17 @@ def load(name: str) -> Teacher:
 def classifier(name: str) -> tuple[nn.Module, str, Triple, Triple]:
     """The whole network with its classes, where it came from, mean and std. Raises as `load` does."""
     import timm
-    import torchvision
 
+    if name.startswith("torchvision:"):
+        return *_torchvision_net(name), IMAGENET_MEAN, IMAGENET_STD
+    if name.startswith("local-dir:"):
+        _check_folder(Path(name.removeprefix("local-dir:")), name)
     try:
-        if name.startswith("torchvision:"):
-            _, model, *path = name.split(":", 2)
-            net = torchvision.models.get_model(model, weights=None if path else "DEFAULT")
-            if path:
-                net.load_state_dict({key: value.float() for key, value in load_file(path[0]).items()})
-            return net, path[0] if path else "hub", IMAGENET_MEAN, IMAGENET_STD
         net = timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise _unreachable(name, error) from error
+    except (RuntimeError, ValueError) as error:
+        raise _refused(name, error) from error
     mean, std = _pretrained_config(name, net).values()
     return net, "local-dir" if name.startswith("local-dir:") else "hub", _triple(mean), _triple(std)
 
@@ -120,9 +121,7 @@ def _timm(name: str) -> Teacher:
     except (OSError, SafetensorError) as error:
         raise _unreachable(name, error) from error
     except (RuntimeError, ValueError) as error:
-        if "Unknown model" in str(error) or "No pretrained" in str(error):
-            raise UsageError(f"timm knows no pretrained model {name!r}: {error}", "timm.list_pretrained()") from error
-        raise _unreachable(name, error) from error
+        raise _refused(name, error) from error
     config = _pretrained_config(name, net)
     mean, std = config["mean"], config["std"]
     source = "local-dir" if name.startswith("local-dir:") else "hub"
@@ -148,7 +147,8 @@ def _check_folder(folder: Path, name: str) -> None:
             )
 
 
-def _torchvision(name: str) -> Teacher:
+def _torchvision_net(name: str) -> tuple[nn.Module, str]:
+    """The whole network, and where its weights came from."""
     import torchvision
 
     _, model, *path = name.split(":", 2)
@@ -158,11 +158,18 @@ def _torchvision(name: str) -> Teacher:
             net.load_state_dict({key: value.float() for key, value in load_file(path[0]).items()})
     except (OSError, SafetensorError) as error:
         raise _unreachable(name, error) from error
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(f"{name}: {error}", "torchvision.models.list_models()") from error
-    if not isinstance(getattr(net, "features", None), nn.Sequential):
+    except (RuntimeError, ValueError) as error:
+        raise _refused(name, error) from error
+    return net, path[0] if path else "hub"
+
+
+def _torchvision(name: str) -> Teacher:
+    net, source = _torchvision_net(name)
+    model = short_name(name)
+    layers = getattr(net, "features", None)
+    if not isinstance(layers, nn.Sequential):
         raise UsageError(f"{name} has no plain sequence of feature layers to tap", f"try the timm name {model!r}")
-    return Teacher(model, path[0] if path else "hub", _Tapped(net.features), IMAGENET_MEAN, IMAGENET_STD)
+    return Teacher(model, source, _Tapped(layers), IMAGENET_MEAN, IMAGENET_STD)
 
 
 class _Tapped(nn.Module):
@@ -196,9 +203,35 @@ class _Tapped(nn.Module):
 
 
 def _unreachable(name: str, error: Exception) -> DataError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return DataError(
-        f"the weights of {name} cannot be had: {reason}",
+    ways = (
         "without a network: --preset offline, or --teachers local-dir:./folder,..., or copy the hub's cache "
-        "(~/.cache/huggingface/hub, ~/.cache/torch/hub) from a machine that has it",
+        "(~/.cache/huggingface/hub, ~/.cache/torch/hub) from a machine that has it"
     )
+    return DataError(f"the weights of {name} cannot be had: {_reason(error)}", AGAIN if _on_disk(name) else ways)
+
+
+def _refused(name: str, error: Exception) -> MtkdError:
+    """Nothing was missing: a name that nobody knows, with those near it, or weights of something else."""
+    import timm
+    import torchvision
+
+    if name.startswith("torchvision:"):
+        prefix, model, known = "torchvision:", short_name(name).lower(), torchvision.models.list_models()
+    else:
+        prefix, model, known = "", name, [*timm.list_pretrained(), *offline.NAMES]
+    bare = {full.partition(".")[0] for full in known}
+    if name.startswith("local-dir:") or (_on_disk(name) and model in known):
+        return DataError(f"{name} cannot be loaded: {_reason(error)}", AGAIN)
+    if model in known or model in bare or name.startswith("hf-hub:"):
+        return UsageError(f"{name} cannot be loaded: {_reason(error)}", "choose another teacher: --teachers A,B,C")
+    near = [prefix + each for each in difflib.get_close_matches(model, sorted(known if "." in model else bare))]
+    hint = f"the nearest names are {', '.join(near)}" if near else "a model of timm, hf-hub:NAME or local-dir:FOLDER"
+    return UsageError(f"no model with weights is called {name!r}: {_reason(error)}", hint)
+
+
+def _on_disk(name: str) -> bool:
+    return name.startswith("local-dir:") or (name.startswith("torchvision:") and name.count(":") > 1)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

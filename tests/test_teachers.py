@@ -1,0 +1,64 @@
+"""Teachers that cannot be loaded: a typo is told from a network that is away, and both from damaged files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from logit_nets import write_teachers
+
+from mtkd_edge.errors import DataError, UsageError
+from mtkd_edge.lab import teachers
+
+BOTH = pytest.mark.parametrize("load", [teachers.load, teachers.classifier])
+NETWORK = "without a network"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet81", "resnet18"),
+        ("mobilenetv2", "mobilenetv2_100"),
+        ("resnet18.a1_ink", r"resnet18\.a1_in1k"),
+        ("offline-rez", "offline-res"),
+        ("torchvision:squeezenet", "torchvision:squeezenet1_1"),
+        ("hf-hubb:timm/resnet18", "hf-hub:NAME"),
+    ],
+)
+def test_a_typo_is_told_with_the_names_near_it(load: Callable[[str], object], name: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f"no model with weights is called '{name}'(?s:.*){near}") as caught:
+        load(name)
+    assert NETWORK not in str(caught.value)
+
+
+@BOTH
+def test_files_that_are_not_there_or_do_not_fit_are_named(load: Callable[[str], object], tmp_path: Path) -> None:
+    first, second = (Path(name.removeprefix("local-dir:")) for name in write_teachers(tmp_path))
+    (first / "config.json").write_bytes((second / "config.json").read_bytes())
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes((second / "model.safetensors").read_bytes()[:1000])
+    away = tmp_path / "nowhere"
+    for name, why in (
+        (f"local-dir:{first}", "cannot be loaded"),
+        (f"local-dir:{away}", "config.json is missing"),
+        (f"torchvision:squeezenet1_1:{away}", "No such file"),
+        (f"torchvision:squeezenet1_1:{weights}", "cannot be had"),
+        (f"torchvision:squeezenet1_1:{second / 'model.safetensors'}", "cannot be loaded"),
+    ):
+        with pytest.raises(DataError, match=why) as caught:
+            load(name)
+        assert name in str(caught.value) and NETWORK not in str(caught.value)
+
+
+@BOTH
+def test_a_network_that_is_away_is_told_with_the_ways_that_need_none(
+    load: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: object, **options: object) -> None:
+        raise OSError("the hub does not answer")
+
+    monkeypatch.setattr("timm.create_model", away)
+    with pytest.raises(DataError, match=f"the hub does not answer(?s:.*){NETWORK}"):
+        load("resnet18")
