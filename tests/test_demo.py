@@ -53,6 +53,60 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+def test_a_folder_of_another_program_with_a_demo_json_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / MARKER).write_text('{"scene": 1}')
+    with pytest.raises(UsageError, match="in use"):
+        claim(tmp_path)
+    assert (tmp_path / MARKER).read_text() == '{"scene": 1}'
+
+
+def test_a_link_is_refused_wherever_it_leads(tmp_path: Path) -> None:
+    claim(tmp_path / "demo")
+    (tmp_path / "demo" / "old.txt").write_text("old")
+    (tmp_path / "empty").mkdir()
+    for target in ("demo", "empty", "nowhere"):
+        (link := tmp_path / f"to-{target}").symlink_to(target)
+        with pytest.raises(UsageError, match=f"to-{target} is a link to {target}"):
+            claim(link)
+    assert (tmp_path / "demo" / "old.txt").exists()
+    assert not any((tmp_path / "empty").iterdir()) and not (tmp_path / "nowhere").exists()
+
+
+def test_links_in_an_earlier_demo_go_and_what_they_lead_to_stays(tmp_path: Path) -> None:
+    claim(tmp_path / "demo")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo").write_text("mine")
+    (tmp_path / "demo" / "run").symlink_to(tmp_path / "mine")
+    (tmp_path / "demo" / "line").mkdir()
+    (tmp_path / "demo" / "line" / "photo").symlink_to(tmp_path / "mine" / "photo")
+    claim(tmp_path / "demo")
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [MARKER]
+    assert (tmp_path / "mine" / "photo").read_text() == "mine"
+
+
+def test_a_folder_with_a_mark_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
+    claim(tmp_path / "demo")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / MARKER).symlink_to(tmp_path / "demo" / MARKER)
+    with pytest.raises(UsageError, match="in use"):
+        claim(tmp_path / "mine")
+
+
+def test_what_is_mounted_inside_an_earlier_demo_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, table = tmp_path / "my demo", tmp_path / "mountinfo"
+    claim(out)
+    (out / "run").mkdir()
+    row = "40 30 8:1 / {} rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+    table.write_text(row.format("/") + row.format(str(out / "run").replace(" ", "\\040")))
+    monkeypatch.setattr("mtkd_edge.demo.run.MOUNTS", table)
+    with pytest.raises(UsageError, match="my demo/run is mounted inside"):
+        claim(out)
+    assert (out / "run").is_dir()
+    table.write_text(row.format("/") + row.format(str(out).replace(" ", "\\040")))
+    claim(out)
+    assert not (out / "run").exists()
+
+
 def test_an_earlier_demo_is_made_anew(tmp_path: Path) -> None:
     claim(tmp_path / "demo")
     (tmp_path / "demo" / "old.txt").write_text("old")

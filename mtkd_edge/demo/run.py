@@ -12,6 +12,7 @@ the figures are no benchmark (CAVEAT is printed with them). Knows the order of t
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.progress import Progress, silent
 
 MARKER = "demo.json"
+MARK = b'{"made_by": "mtkd-edge demo", "which": "may empty this folder"}\n'
+MOUNTS = Path("/proc/self/mountinfo")
 GOOD = 240
 """Photos to train on: with fewer, none lies as far off as the most extreme part of the line."""
 FALSE_ALARMS = 0.05
@@ -117,13 +120,39 @@ def run(out: Path, progress: Progress = silent, seed: int = SEED, epochs: int = 
 
 
 def claim(out: Path) -> None:
-    """Make the folder, or empty it of an earlier demo. Raises UsageError for a folder that is none of ours."""
-    if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is in use, and not by a demo", "mtkd-edge demo --out ANOTHER-FOLDER")
+    """Make the folder, or empty it of an earlier demo; the folder itself stays, since something may be mounted on it.
+
+    Raises UsageError for a link, a folder that is none of ours, and one in which something else is mounted.
+    """
+    another = "mtkd-edge demo --out ANOTHER-FOLDER"
     try:
-        if out.exists():
-            shutil.rmtree(out)
-        out.mkdir(parents=True)
+        if out.is_symlink():
+            raise UsageError(f"{out} is a link to {out.readlink()}, and a demo empties its folder", another)
+        if out.exists() and not _is_ours(out):
+            raise UsageError(f"{out} is in use, and not by a demo", another)
+        if out.exists() and (inside := _mounted_inside(out.resolve())):
+            raise UsageError(f"{inside[0]} is mounted inside {out}, and a demo empties its folder", another)
+        out.mkdir(parents=True, exist_ok=True)
+        bundle.write_file(out / MARKER, MARK)  # first: whoever is stopped while it empties the folder may come again
+        for path in out.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != MARKER:
+                path.unlink()
     except OSError as error:
-        raise UsageError(f"{out} cannot be made: {error.strerror}", "mtkd-edge demo --out ANOTHER-FOLDER") from error
-    bundle.write_file(out / MARKER, b'{"made_by": "mtkd-edge demo", "which": "may empty this folder"}\n')
+        raise UsageError(f"{out} cannot be made or emptied: {error.strerror}", another) from error
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether it is an empty folder, or has the mark of an earlier demo; other programs may have a demo.json, too."""
+    marker = out / MARKER
+    if not out.is_dir() or not any(out.iterdir()):
+        return out.is_dir()
+    return marker.is_file() and not marker.is_symlink() and marker.read_bytes() == MARK
+
+
+def _mounted_inside(out: Path) -> list[str]:
+    """Mount points below a resolved folder: what is in there would be deleted with it."""
+    fields = (line.split(" ")[4] for line in MOUNTS.read_text(errors="surrogateescape").splitlines())
+    places = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field) for field in fields)
+    return [place for place in places if out in Path(place).parents]
