@@ -5,7 +5,7 @@
 Every step is the command a user types, each in its own process, so that its seconds and its peak memory are its own.
 Writes OUT/measured.json and prints a Markdown table: mean and standard deviation over the seeds. A gate that refuses an
 INT8 build stops the script: a table without that row would be a lie. Chooses nothing; test labels are read by
-`mtkd-edge evaluate` alone.
+`mtkd-edge evaluate` alone. Data without masks have no figures per pixel: a dash.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,20 @@ def total_p50(bench: dict[str, Any]) -> float:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Mean and standard deviation over the seeds, as Markdown."""
+    """Mean and standard deviation over the seeds, as Markdown; a dash for what the photos do not allow."""
     lines = ["| | " + " | ".join(PRECISIONS) + " |", "|---|" + "--:|" * len(PRECISIONS)]
     for column in COLUMNS:
-        cells = []
-        for precision in PRECISIONS:
-            values = [result[precision][column] for result in results]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.4f} ± {spread:.4f}")
+        cells = [spread([result[precision][column] for result in results]) for precision in PRECISIONS]
         lines.append(f"| {column} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean ± standard deviation. A figure is None where `evaluate` has none: per pixel, there are no masks."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    return f"{statistics.mean(known):.4f} ± {statistics.stdev(known) if len(known) > 1 else 0.0:.4f}"
 
 
 def main() -> None:
@@ -81,6 +86,10 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, required=True)
     known, options = parser.parse_known_args()
+    if not (known.data / "test").is_dir():
+        sys.exit(
+            f"{known.data} has no test/: wanted train/good/, test/good/, test/<defect>/, and masks for pixel figures"
+        )
     results = []
     for seed in map(int, known.seeds.split(",")):
         results.append(measure(known.data, seed, known.out, options))
