@@ -11,12 +11,14 @@ Rivals learn from all good photos, ours from three quarters of them (it keeps th
 go to anomalib without labels or masks; all figures are by `mtkd_edge.device.evaluate` from raw scores, last step.
 --max-minutes is processor time for each method and seed: the largest setting that is predicted to fit is run, and what
 needs twice as much is stopped, and named so in the table. A second run continues: a cell is one JSON file, and one
-that was stopped is tried again with a larger budget.
+that was stopped is tried again with a larger budget. Where photos, weights or settings are other ones than those of the
+cells that are there, nothing is run, and what differs is named.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -31,17 +33,14 @@ import numpy as np
 import rivals_costs as costs
 import rivals_speed
 import rivals_table as tables
+from rivals_photos import Photos, prepare
 from rivals_table import Cell
 from rivals_work import OverBudgetError, environment, spend
 
-from mtkd_edge import dataset
-from mtkd_edge.bundle import FEATURES, HEAD
-from mtkd_edge.dataset import Dataset
+from mtkd_edge import __version__
+from mtkd_edge.bundle import FEATURES, HEAD, sha256
 from mtkd_edge.device import evaluate
 from mtkd_edge.device.evaluate import Evaluation, Seen
-from mtkd_edge.frames import FrameSpec
-from mtkd_edge.lab.photos import load_frames
-from mtkd_edge.progress import silent
 
 CHILD = Path(__file__).with_name("rivals_child.py")
 BACKBONE = "resnet18"
@@ -68,47 +67,32 @@ class Setup:
     threads: int
 
 
-@dataclass(frozen=True)
-class Photos:
-    """One data set: its listing, how its photos become frames, and the folder with train.npy and test.npy."""
-
-    name: str
-    listing: Dataset
-    frame: FrameSpec
-    folder: Path
-
-
-def prepare(root: Path, out: Path) -> Photos:
-    """Frames for the rivals, made as `train` makes them; kept for a second run."""
-    listing = dataset.scan(root)
-    frame = FrameSpec(costs.SIDE, costs.SIDE, "squash", listing.white)
-    folder = out / root.resolve().name
-    folder.mkdir(parents=True, exist_ok=True)
-    for side, photos in (("train", listing.photos), ("test", listing.test)):
-        if not (path := folder / f"{side}.npy").exists():
-            paths = [Path(listing.root, photo.path) for photo in photos]
-            scratch = folder / f".{side}.tmp.npy"
-            np.save(scratch, load_frames(paths, frame, silent, side))
-            scratch.replace(path)
-    return Photos(folder.name, listing, frame, folder)
-
-
-def wanted(path: Path, budget: float) -> bool:
-    """Whether a cell must be run: it has not been, or was stopped with a smaller budget."""
+def wanted(path: Path, base: Cell) -> bool:
+    """Whether a cell must be run: it has not been, or was stopped with a smaller budget or other settings."""
     if not path.exists():
         return True
     cell = msgspec.json.decode(path.read_bytes(), type=Cell)
-    return bool(cell.stopped) and budget > cell.budget
+    same = (cell.setting, cell.asked) == (base.setting, base.asked)
+    return bool(cell.stopped) and (base.budget > cell.budget or not same)
+
+
+def planned(method: str, seed: int, photos: Photos, setup: Setup) -> Cell:
+    """A cell before it is run."""
+    weights = [sha256(setup.weights / name / "model.safetensors")[:16] for name in OURS.get(method, (BACKBONE,))]
+    asked = {"photos": photos.digest[:16], "weights": " ".join(weights), "threads": str(setup.threads)}
+    asked["program"] = __version__
+    setting = plan(method, photos, setup).setting
+    return Cell(data=photos.name, method=method, seed=seed, setting=setting, asked=asked, budget=setup.budget)
 
 
 def run_cell(method: str, seed: int, photos: Photos, setup: Setup) -> None:
     """Run one method with one seed and write its cell, unless it is there."""
     path = photos.folder / f"{method}-seed{seed}.json"
-    if not wanted(path, setup.budget):
+    base = planned(method, seed, photos, setup)
+    if not wanted(path, base):
         return
     found = plan(method, photos, setup)
     print(f"{photos.name} {method} seed {seed}: {found.setting}; {foretold(found)}", file=sys.stderr, flush=True)
-    base = Cell(data=photos.name, method=method, seed=seed, setting=found.setting, budget=setup.budget)
     try:
         cell = ours(base, photos, setup) if method in OURS else rival(base, found.options, photos, setup)
     except OverBudgetError as error:
@@ -229,10 +213,11 @@ def main() -> None:
     if given.speed:
         speed(setup, sets, given.seconds, given.also)
     else:
-        for seed in map(int, given.seeds.split(",")):
-            for method in methods:
-                for photos in sets:
-                    run_cell(method, seed, photos, setup)
+        seeds = [int(seed) for seed in given.seeds.split(",")]
+        now = [planned(method, seeds[0], photos, setup) for method in methods for photos in sets]
+        tables.check(tables.read(given.out), now)
+        for seed, method, photos in itertools.product(seeds, methods, sets):
+            run_cell(method, seed, photos, setup)
     show(given.out, given.figure)
 
 

@@ -30,13 +30,15 @@ HEAD = (
 class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One training of one method. Areas lie in [0, 1]; None where it was stopped, and then `stopped` says why.
 
-    `train_seconds` are of processor time; `torch_ms` is the processor time of one frame, None for engines.
+    `train_seconds` are of processor time; `torch_ms` is the processor time of one frame, None for engines. `asked` is
+    what, besides `setting`, the cells of one row have in common.
     """
 
     data: str
     method: str
     seed: int
     setting: str
+    asked: dict[str, str] = {}
     budget: float
     stopped: str = ""
     image_auroc: float | None = None
@@ -56,11 +58,32 @@ def read(folder: Path) -> list[Cell]:
     return sorted(cells, key=lambda cell: (cell.data, list(NAMES).index(cell.method), cell.seed))
 
 
+def check(cells: Sequence[Cell], now: Sequence[Cell] = ()) -> None:
+    """Exits where cells of one row, or those to be run `now`, have other settings: their mean would be of none of them.
+
+    Cells that were stopped have no figures, and any settings.
+    """
+    first: dict[tuple[str, str], tuple[str, dict[str, str]]] = {}
+    for when, cell in [*((f"for seed {cell.seed}", cell) for cell in cells), *(("now", cell) for cell in now)]:
+        if cell.stopped:
+            continue
+        mine = {"setting": cell.setting, **cell.asked}
+        before, theirs = first.setdefault((cell.data, cell.method), (when, mine))
+        for name in theirs | mine:
+            old, new = (settings.get(name, "not known") for settings in (theirs, mine))
+            if old != new:
+                raise SystemExit(
+                    f"{cell.data}, {cell.method}: {name} was {old} {before}, and is {new} {when}. One row would mix "
+                    f"both: name another --out, or delete {cell.data}/{cell.method}-seed*.json to run them again"
+                )
+
+
 def table(cells: Sequence[Cell], speeds: dict[str, float]) -> str:
     """Markdown: a table a data set, a row a method; mean and standard deviation over the seeds.
 
-    `speeds`: method -> milliseconds of a frame by OpenVINO.
+    `speeds`: method -> milliseconds of a frame by OpenVINO. Exits as `check` does.
     """
+    check(cells)
     parts = []
     for data in sorted({cell.data for cell in cells}):
         lines = [f"**{data}**", "", f"| {HEAD} |", "|---" + "|--:" * HEAD.count("|") + "|"]
@@ -79,7 +102,7 @@ def _row(method: str, group: Sequence[Cell], speed: float | None) -> str:
     plain = {"train_seconds": 0, "torch_ms": 0, "peak_mb": 0, "model_mb": 1}
     costs = {name: _mean([getattr(cell, name) for cell in done], digits) for name, digits in plain.items()}
     fast = "–" if speed is None else f"{speed:.1f}"
-    notes = [f"{group[0].setting}; {len(done)} seed{'' if len(done) == 1 else 's'}"]
+    notes = [f"{(done or group)[0].setting}; {len(done)} seed{'' if len(done) == 1 else 's'}"]
     notes += sorted({f"seed {cell.seed} stopped: {cell.stopped}" for cell in group if cell.stopped})
     cells = [NAMES[method], *numbers, costs["train_seconds"], costs["torch_ms"], fast, costs["peak_mb"]]
     return "| " + " | ".join([*cells, costs["model_mb"], "; ".join(notes)]) + " |"

@@ -18,7 +18,8 @@ sys.path.insert(0, str(SCRIPTS))
 
 import compare_rivals  # noqa: E402 - the scripts are no package
 import rivals_table as tables  # noqa: E402
-from compare_rivals import Photos, Setup, run_cell  # noqa: E402
+from compare_rivals import Setup, run_cell  # noqa: E402
+from rivals_photos import Photos, prepare  # noqa: E402
 from rivals_table import Cell  # noqa: E402
 from rivals_work import OverBudgetError, Spent, spend  # noqa: E402
 
@@ -59,6 +60,9 @@ def setup(tmp_path: Path) -> Setup:
     double = tmp_path / "anomalib"
     double.write_text(DOUBLE.format(python=sys.executable, calls=str(tmp_path / "calls")))
     double.chmod(0o755)
+    for name in compare_rivals.OURS["ours"]:
+        (tmp_path / "weights" / name).mkdir(parents=True)
+        (tmp_path / "weights" / name / "model.safetensors").write_bytes(name.encode())
     return Setup(tmp_path / "out", tmp_path / "weights", double, budget=5, rate=20, batch=8, threads=1)
 
 
@@ -73,7 +77,7 @@ def cell(photos: Photos, method: str, seed: int = 0) -> Cell:
 def test_a_rival_gets_frames_without_labels_and_its_answers_are_judged_here(
     parts: Path, setup: Setup, tmp_path: Path
 ) -> None:
-    photos = compare_rivals.prepare(parts, setup.out)
+    photos = prepare(parts, setup.out)
     run_cell("padim", 3, photos, setup)
     [(rival, seen, options)] = calls(tmp_path)
     assert (rival, seen) == ("padim", ["test.npy", "train.npy"])
@@ -88,13 +92,14 @@ def test_a_rival_gets_frames_without_labels_and_its_answers_are_judged_here(
     assert sorted(p.name for p in photos.folder.iterdir()) == [
         "padim-seed3.json",
         "padim.onnx",
+        "photos.sha256",
         "test.npy",
         "train.npy",
     ]
 
 
 def test_answers_for_another_number_of_photos_are_refused(parts: Path, setup: Setup, tmp_path: Path) -> None:
-    photos = compare_rivals.prepare(parts, setup.out)
+    photos = prepare(parts, setup.out)
     np.save(tmp_path / "maps.npy", np.zeros((7, 256, 256), np.float32))
     np.save(tmp_path / "scores.npy", np.zeros(7))
     with pytest.raises(ValueError, match="maps of 8 photos"):
@@ -102,7 +107,7 @@ def test_answers_for_another_number_of_photos_are_refused(parts: Path, setup: Se
 
 
 def test_a_second_run_starts_only_what_is_missing(parts: Path, setup: Setup, tmp_path: Path) -> None:
-    photos = compare_rivals.prepare(parts, setup.out)
+    photos = prepare(parts, setup.out)
     for seed in (0, 0, 1):
         run_cell("padim", seed, photos, setup)
     assert [options[options.index("--seed") + 1] for _, _, options in calls(tmp_path)] == ["0", "1"]
@@ -111,7 +116,7 @@ def test_a_second_run_starts_only_what_is_missing(parts: Path, setup: Setup, tmp
 def test_what_is_over_its_budget_is_named_and_tried_again_with_a_larger_one(
     parts: Path, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos = compare_rivals.prepare(parts, setup.out)
+    photos = prepare(parts, setup.out)
     asked: list[float] = []
 
     def stopped(command: list[str], minutes: float, threads: int) -> Spent:
@@ -130,10 +135,42 @@ def test_what_is_over_its_budget_is_named_and_tried_again_with_a_larger_one(
     assert len(calls(tmp_path)) == 1
 
 
+def test_cells_of_other_settings_are_refused_before_anything_is_run(
+    parts: Path, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_cell("stfpm", 0, prepare(parts, setup.out), setup)
+    words = ["--out", str(setup.out), "--anomalib-python", str(setup.anomalib), "--methods", "stfpm", "--seeds", "1"]
+    other = tmp_path / "other" / "resnet18"
+    other.mkdir(parents=True)
+    (other / "model.safetensors").write_bytes(b"other weights")
+    for named, what in (
+        (["--weights", str(setup.weights), "--max-minutes", "0.6"], r"setting was .* for seed 0, and is .* now"),
+        (["--weights", str(setup.weights), "--max-minutes", "5", "--batch", "4"], r"setting was .* of 8"),
+        (["--weights", str(setup.weights), "--max-minutes", "5", "--threads", "2"], "threads was 1"),
+        (["--weights", str(other.parent), "--max-minutes", "5"], "weights was"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["compare_rivals.py", str(parts), *words, *named])
+        with pytest.raises(SystemExit, match=f"parts, stfpm: {what}(?s:.*)delete parts/stfpm-seed"):
+            compare_rivals.main()
+    assert len(calls(tmp_path)) == 1
+    monkeypatch.setattr(sys, "argv", ["x", str(parts), *words, "--weights", str(setup.weights), "--max-minutes", "5"])
+    compare_rivals.main()
+    assert len(calls(tmp_path)) == 2
+
+
+def test_frames_of_other_photos_under_the_same_name_are_refused(parts: Path, setup: Setup, tmp_path: Path) -> None:
+    prepare(parts, setup.out)
+    shutil.copytree(parts, tmp_path / "moved" / "parts")
+    assert prepare(tmp_path / "moved" / "parts", setup.out).digest == prepare(parts, setup.out).digest
+    line.write_photo(tmp_path / "moved" / "parts/test/speck/0.png", line.part(99))
+    with pytest.raises(SystemExit, match=r"was made of other photos than those of .*moved/parts: name another --out"):
+        prepare(tmp_path / "moved" / "parts", setup.out)
+
+
 def test_ours_is_trained_built_and_evaluated_by_the_commands_of_a_user(
     parts: Path, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos = compare_rivals.prepare(parts, setup.out)
+    photos = prepare(parts, setup.out)
     np.save(photos.folder / "maps.npy", np.load(photos.folder / "test.npy").mean(-1).astype("f4"))
     np.save(photos.folder / "scores.npy", np.arange(8.0))
     answer = msgspec.json.encode(compare_rivals.judged("x", photos, photos.folder)).decode()
@@ -197,6 +234,14 @@ def test_the_table_has_means_over_the_seeds_that_ended(tmp_path: Path) -> None:
     )
 
 
+def test_seeds_of_different_settings_are_no_row() -> None:
+    one, other = made("padim", 0, 0.8), msgspec.structs.replace(made("padim", 1, 0.9), setting="in short")
+    with pytest.raises(SystemExit, match="setting was as published for seed 0, and is in short for seed 1"):
+        tables.table([one, other], {})
+    stopped = msgspec.structs.replace(other, stopped="after 10 processor minutes", image_auroc=None)
+    assert "| as published; 1 seed; seed 1 stopped" in tables.table([stopped, one], {})
+
+
 def test_the_figure_shows_what_has_both_an_accuracy_and_a_time(tmp_path: Path) -> None:
     cells = [made("padim", 0, 0.8), made("ours", 0, 0.95), made("stfpm", 0, 0.7), made("ours", 0, 0.99, "bottle")]
     path = tmp_path / "rivals.svg"
@@ -208,7 +253,7 @@ def test_the_figure_shows_what_has_both_an_accuracy_and_a_time(tmp_path: Path) -
 
 
 def test_speed_wants_our_int8_engine_first(parts: Path, setup: Setup) -> None:
-    photos = compare_rivals.prepare(parts, setup.out)
+    photos = prepare(parts, setup.out)
     with pytest.raises(SystemExit, match="--methods ours,ours-int8"):
         compare_rivals.speed(setup, [photos], 0.1)
 
