@@ -21,7 +21,6 @@ from mtkd_edge.device.kernel.layout import layout
 from mtkd_edge.score import ScoreSpec
 
 BATCHES = (1, 8, 32, 64)
-Timed = Callable[[Callable[[], object]], float]
 
 
 def missing() -> str:

@@ -23,7 +23,6 @@ from mtkd_edge import __version__
 from mtkd_edge.device.events.database import Database, Filter
 
 CAMERAS = ("camera-1", "camera-2")
-FOLDER = "folder"
 CONFIG = """
 station = "soak"
 engine = "{engine}"

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from mtkd_edge import bundle
 from mtkd_edge.errors import BundleError, UsageError
 from mtkd_edge.frames import FrameSpec, read, to_frame
 from mtkd_edge.lab import offline
@@ -39,7 +40,7 @@ def normalised(frames: np.ndarray) -> torch.Tensor:
 
 def test_weights_are_the_released_ones(name: str) -> None:
     """A changed file changes every bundle made with it: retraining means new hashes here and in the changelog."""
-    assert offline.weights_sha256(name) == SHA256[name]
+    assert bundle.sha256(offline.weights_path(name)) == SHA256[name]
 
 
 def test_all_weights_together_stay_small() -> None:
@@ -98,7 +99,7 @@ def test_no_two_teachers_share_a_structure() -> None:
 
 
 def test_unknown_name_is_refused_with_the_known_ones() -> None:
-    for call in (offline.create, offline.untrained, offline.weights_path, offline.weights_sha256):
+    for call in (offline.create, offline.untrained, offline.weights_path):
         with pytest.raises(UsageError, match="no offline teacher is called 'resnet18'") as caught:
             call("resnet18")
         assert all(name in caught.value.hint for name in offline.NAMES)

@@ -8,7 +8,6 @@ says on what and how good they are. This file knows nothing of training, student
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,11 +148,6 @@ def fold(net: OfflineTeacher) -> OfflineTeacher:
 def weights_path(name: str) -> Path:
     """Where the weights of `name` lie inside the package. Raises UsageError for another name."""
     return WEIGHTS / f"{_known(name)}.safetensors"
-
-
-def weights_sha256(name: str) -> str:
-    """SHA-256 of the shipped weights file, lower-case hex. Raises UsageError, or BundleError when it is missing."""
-    return hashlib.sha256(_bytes(name)).hexdigest()
 
 
 def create(name: str) -> OfflineTeacher:

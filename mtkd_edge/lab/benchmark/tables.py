@@ -83,7 +83,7 @@ def theirs(settings: Settings, categories: Sequence[str], best: bool) -> float |
     known = published.ROWS[settings.suite]
     if settings.student == MULTI:
         whole = best and len(categories) > 1 and set(categories) == set(known)
-        return published.MEANS.get((settings.suite, MULTI)) if whole else None
+        return published.MULTI_MEANS.get(settings.suite) if whole else None
     if not set(categories) <= set(known):
         return None
     return mean(known[name].best if best else known[name].last for name in categories)
