@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import ablate_cache
+import ablate_weights
 import numpy as np
 import pytest
 import torch
+from ablate_weights import Row
 
 from mtkd_edge.lab.mix import Block
 from mtkd_edge.lab.projection import projected, projection
 from mtkd_edge.lab.subspace import Moments, PositionAutoencoder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import ablate_cache
-import ablate_weights
-from ablate_weights import Row
 
 SHAPE = (12, 8, 8)
 BLOCKS = (Block(0, 8, 0, 3), Block(0, 16, 3, 6), Block(1, 8, 6, 9), Block(1, 16, 9, 12))

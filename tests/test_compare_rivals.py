@@ -8,20 +8,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import compare_rivals
 import line
 import msgspec
 import numpy as np
 import pytest
-
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import compare_rivals  # noqa: E402 - the scripts are no package
-import rivals_table as tables  # noqa: E402
-from compare_rivals import Setup, run_cell  # noqa: E402
-from rivals_photos import Photos, prepare  # noqa: E402
-from rivals_table import Cell  # noqa: E402
-from rivals_work import OverBudgetError, Spent, spend  # noqa: E402
+import rivals_table as tables
+from compare_rivals import Setup, run_cell
+from rivals_photos import Photos, prepare
+from rivals_table import Cell
+from rivals_work import OverBudgetError, Spent, spend
 
 DOUBLE = """#!{python}
 import json, sys, numpy as np

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +21,8 @@ from mtkd_edge.errors import MissingExtraError
 torch = pytest.importorskip("torch")
 if shutil.which("g++") is None:
     pytest.skip("the kernel's text needs a compiler: g++", allow_module_level=True)
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-import gpu_cases  # noqa: E402 - the scripts are no package
+import gpu_cases  # noqa: E402 - after what may skip
 import gpu_pipeline  # noqa: E402
 import gpu_report  # noqa: E402
 from gpu_checks import CheckError, NotHereError  # noqa: E402

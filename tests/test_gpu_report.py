@@ -23,16 +23,13 @@ from mtkd_edge.errors import BackendError
 if shutil.which("g++") is None:
     pytest.skip("the kernel's text needs a compiler: g++", allow_module_level=True)
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import gpu_cases  # noqa: E402 - the scripts are no package
-import gpu_checks  # noqa: E402
-import gpu_frame  # noqa: E402
-import gpu_report  # noqa: E402
-import gpu_rivals  # noqa: E402
-import gpu_speed  # noqa: E402
-from gpu_runners import CudaRunner, HostRunner, Results  # noqa: E402
+import gpu_cases
+import gpu_checks
+import gpu_frame
+import gpu_report
+import gpu_rivals
+import gpu_speed
+from gpu_runners import CudaRunner, HostRunner, Results
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import fuzz
 import line
 import msgspec
 import numpy as np
@@ -26,10 +27,6 @@ from mtkd_edge.device.sources import open_source
 from mtkd_edge.errors import BundleError, DataError
 from mtkd_edge.progress import silent
 from mtkd_edge.verdict import State
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-
-import fuzz
 
 
 def nasty(folder: Path) -> dict[str, str]:

@@ -6,11 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-
 import measure
+import pytest
 
 
 def result(image: float, pixel: float | None) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import offline_tasks as tasks
+import offline_textures as made
 import pytest
 import torch
 from safetensors import safe_open
@@ -125,10 +127,7 @@ def test_folding_keeps_the_outputs(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_textures_depend_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(SCRIPTS)
-    import offline_textures as made
-
+def test_textures_depend_on_seed_and_index_alone() -> None:
     for make, count in ((made.texture, len(made.FAMILIES)), (made.region, 3), (made.flaw, 4)):
         for index in range(count):
             picture = make(7, index, 48)
@@ -138,10 +137,7 @@ def test_textures_depend_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPatch
         assert any(not np.array_equal(make(7, i, 48), make(8, i, 48)) for i in range(count))
 
 
-def test_pasted_flaws_lie_where_the_picture_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(SCRIPTS)
-    import offline_tasks as tasks
-
+def test_pasted_flaws_lie_where_the_picture_changed() -> None:
     pools = tasks.make_pools(0, 32, None, slice(None))
     image = pools.textures[:16].float() / 255
     flawed, where = tasks.paste_flaws(image, image.roll(1, 0), pools, torch.Generator().manual_seed(0))
@@ -159,11 +155,8 @@ def test_pasted_flaws_lie_where_the_picture_changed(monkeypatch: pytest.MonkeyPa
         assert torch.isfinite(numbers).all()
 
 
-def test_unseen_textures_of_one_kind_look_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unseen_textures_of_one_kind_look_alike(name: str) -> None:
     """The nearest other texture is of the same of 16 kinds far more often than with fresh weights (about 0.1)."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    import offline_textures as made
-
     kinds = torch.arange(12 * len(made.FAMILIES)) % len(made.FAMILIES)
     x = normalised(np.stack([made.texture(99, index, 96) for index in range(len(kinds))]))
     features = torch.cat([tap.mean((2, 3)) for tap in offline.create(name)(x)], 1)

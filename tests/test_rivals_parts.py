@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,23 +10,19 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+import rivals_child
+import rivals_costs as costs
+import rivals_speed
 import timm
 import tiny
 import torch
 from onnx import TensorProto, helper
+from rivals_coreset import farthest_first
 from torch import Tensor, nn
 
 from mtkd_edge.device import targets
 from mtkd_edge.device.build import build_engine, expect
 from mtkd_edge.progress import silent
-
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import rivals_child  # noqa: E402 - the scripts are no package
-import rivals_costs as costs  # noqa: E402
-import rivals_speed  # noqa: E402
-from rivals_coreset import farthest_first  # noqa: E402
 
 
 def plain(points: Tensor, count: int, first: int) -> list[int]:

@@ -15,19 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soak_judge
+import soak_report
+from soak_faults import Happened
+from soak_judge import Bounds, judge
+from soak_picture import RATE, SIDE, is_bad, number_of, picture
+from soak_run import Kept, Record
+from soak_station import Life, Said, Sample
+from soak_words import Totals, totals
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import soak_judge  # noqa: E402
-import soak_report  # noqa: E402
-from soak_faults import Happened  # noqa: E402
-from soak_judge import Bounds, judge  # noqa: E402
-from soak_picture import RATE, SIDE, is_bad, number_of, picture  # noqa: E402
-from soak_run import Kept, Record  # noqa: E402
-from soak_station import Life, Said, Sample  # noqa: E402
-from soak_words import Totals, totals  # noqa: E402
-
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "soak.py"
 MINUTES = float(os.environ.get("MTKD_SOAK_MINUTES", "1"))
 BEGAN = 1000.0
 SECONDS = 2400
@@ -243,7 +240,7 @@ def test_a_station_that_is_broken_every_few_seconds_loses_nothing(tmp_path: Path
             pytest.fail(f"no {name} here: scripts/install_test_tools.sh")
         if not there:
             pytest.skip(f"no {name} here: scripts/install_test_tools.sh")
-    command = [sys.executable, str(SCRIPTS / "soak.py"), "--minutes", f"{MINUTES:g}", "--out", str(tmp_path)]
+    command = [sys.executable, str(SCRIPT), "--minutes", f"{MINUTES:g}", "--out", str(tmp_path)]
     if "time" not in os.environ.get("MTKD_REQUIRE", "").split(
         ","
     ):  # what is lost counts here; times want a quiet machine
