@@ -13,9 +13,9 @@ from pathlib import Path
 
 import factory
 import pytest
-from broker import free_port
 from factory import Factory
 from program import started
+from soak_around import free_port
 from store import until
 
 from mtkd_edge.cli import app

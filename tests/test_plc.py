@@ -15,6 +15,7 @@ from typing import Any
 
 import line
 import pytest
+from soak_around import free_port
 from store import until
 from test_station import events, station
 
@@ -169,9 +170,7 @@ async def browse(port: int, names: list[str], user: str = "") -> dict[str, Any]:
 @pytest.mark.filterwarnings("default")  # asyncua and what it stands on warn of their own future
 def test_opc_ua_clients_read_answers_that_go_invalid_when_the_beats_stop() -> None:
     pytest.importorskip("asyncua", reason="no asyncua: pip install 'mtkd-edge[opcua]'")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     server = OpcUa("127.0.0.1", port, "line 3", ["a", "b", "c"])
     beating = threading.Event()
 

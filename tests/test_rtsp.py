@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.server
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -20,6 +19,7 @@ import cv2
 import line
 import numpy as np
 import pytest
+from soak_around import free_port
 
 from mtkd_edge.device.engines.fake import FakeEngine
 from mtkd_edge.device.health import Condition, Event
@@ -54,9 +54,7 @@ class Camera:
     """The server's process; it ends with this object at the latest."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"rtsp://operator:s3cret@127.0.0.1:{self.port}/line"
         self._process: subprocess.Popen[bytes] | None = None
 

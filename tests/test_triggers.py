@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import struct
 import time
 import urllib.request
@@ -14,9 +13,10 @@ from pathlib import Path
 import factory
 import line
 import pytest
-from broker import Broker, Listener, free_port
+from broker import Broker, Listener
 from page import shown
 from program import started
+from soak_around import answers, free_port
 from store import until
 from test_parts import BAD, Line, decisions, triggered
 from test_station import station
@@ -157,15 +157,11 @@ def test_the_program_decides_two_parts_and_one_without_a_frame(
         with urllib.request.urlopen(request, timeout=5) as answer:
             return bool(json.loads(answer.read()) == {"part": part})
 
-    def listening() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", page)) == 0
-
     def known() -> list[str]:
         return [event.part for event in decisions(tmp_path)] if (tmp_path / "events" / "events.db").exists() else []
 
     with started(tmp_path, "watch", "--config", "station.toml", PAGE_TOKEN=token) as process:
-        until(listening)
+        until(lambda: answers(page))
         for part, photos in (("good", sorted(plant.photos.iterdir())), ("bad", sorted(plant.bad.iterdir()))):
             assert trigger(part)
             for photo in photos[:2]:
