@@ -31,8 +31,8 @@ def test_students_count_alike_whatever_the_size_of_their_scores() -> None:
     rng = np.random.default_rng(0)
     normal = rng.random((300, 1, 1, 3))
     both = np.concatenate([normal, 1000 * rng.random((300, 1, 1, 3))], 2)
-    summed = paper_terms.honest(both, both, paper_terms.EQUAL)
-    alone = paper_terms.honest(normal, normal, paper_terms.EQUAL)
+    summed = paper_terms.honest(both, both, (1 / 3, 1 / 3, 1 / 3))
+    alone = paper_terms.honest(normal, normal, (1 / 3, 1 / 3, 1 / 3))
     assert np.corrcoef(summed, alone)[0, 1] == pytest.approx(np.sqrt(0.5), abs=0.08)
 
 

@@ -30,7 +30,6 @@ from mtkd_edge.metrics import auroc
 
 NAMES = ("logits", "direction", "reconstruction")
 Mix = tuple[float, float, float]
-EQUAL: Mix = (1 / 3, 1 / 3, 1 / 3)
 RECONSTRUCTION: Mix = (0.0, 0.0, 1.0)
 TENTHS = 10
 SMALLEST = 1e-9
