@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -94,6 +94,9 @@ class EngineManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 AnyManifest = TypeVar("AnyManifest", Manifest, EngineManifest)
+_formats = msgspec.json.Decoder(dict[str, Any])
+_manifests = msgspec.json.Decoder(Manifest)
+_engines = msgspec.json.Decoder(EngineManifest)
 
 
 def sha256(path: Path) -> str:
@@ -148,12 +151,12 @@ def sums(name: str, text: bytes, manifest: Manifest | EngineManifest) -> bytes:
 
 def load_bundle(folder: Path) -> Manifest:
     """The manifest of a bundle, every hash checked. Raises BundleError naming the first thing that is wrong."""
-    return _load(folder, BUNDLE, Manifest)
+    return _load(folder, BUNDLE, _manifests)
 
 
 def load_engine(folder: Path) -> EngineManifest:
     """The manifest of an engine folder, every hash checked. Raises BundleError naming the first thing that is wrong."""
-    return _load(folder, ENGINE, EngineManifest)
+    return _load(folder, ENGINE, _engines)
 
 
 def load_threshold(folder: Path) -> Threshold:
@@ -169,15 +172,15 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path} cannot be read: {error.strerror}", made_by) from error
 
 
-def _load(folder: Path, name: str, kind: type[AnyManifest]) -> AnyManifest:
+def _load(folder: Path, name: str, manifests: msgspec.json.Decoder[AnyManifest]) -> AnyManifest:
     path = folder / name
     text = _read(path)
     hint = "build it again with this version of mtkd-edge"
     try:
-        version = msgspec.json.decode(text, type=dict).get("format")
+        version = _formats.decode(text).get("format")
         if version != FORMAT:
             raise BundleError(f"{path} has format {version}, this version reads format {FORMAT}", hint)
-        manifest = msgspec.json.decode(text, type=kind)
+        manifest = manifests.decode(text)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise BundleError(f"{path} is damaged: {error}", hint) from error
     for required in (FEATURES, HEAD, GOLDEN):

@@ -77,6 +77,9 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(Path(self.root, photo.path) for photo in self.photos if photo.side == side)
 
 
+_datasets = msgspec.json.Decoder(Dataset)
+
+
 def scan(root: Path, progress: Progress = silent, needed: int = MINIMUM, part: str = "") -> Dataset:
     """Look at every photo under `root` once, in threads.
 
@@ -117,7 +120,7 @@ def encode(dataset: Dataset) -> bytes:
 def decode(text: bytes, where: str) -> Dataset:
     """The dataset back. Raises DataError naming `where`."""
     try:
-        return msgspec.json.decode(text, type=Dataset)
+        return _datasets.decode(text)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DataError(f"{where} is not a listing of photos: {error}", "mtkd-edge train makes a new one") from error
 

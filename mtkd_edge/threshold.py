@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -91,6 +91,9 @@ def quantile(values: np.ndarray, alpha: float) -> float:
     return max(float(ordered[-1]), start + mean * math.log((1 - TAIL) / alpha))
 
 
+_bodies = msgspec.json.Decoder(dict[str, Any])
+
+
 def encode(threshold: Threshold) -> bytes:
     """The sidecar `threshold.json`: readable, and sealed by its own sha256 so that a slip of an editor is noticed."""
     body = msgspec.to_builtins(threshold)
@@ -101,7 +104,7 @@ def decode(text: bytes, where: str) -> Threshold:
     """The sidecar back. Raises BundleError naming `where` when it is malformed or its seal does not fit."""
     hint = "mtkd-edge threshold ENGINE --photos DIR --false-alarms 1e-3 fits a new one; or build the engine again"
     try:
-        body = msgspec.json.decode(text, type=dict)
+        body = _bodies.decode(text)
         given = body.pop("sha256", None)
         threshold = msgspec.convert(body, Threshold)
     except (msgspec.DecodeError, msgspec.ValidationError, TypeError) as error:

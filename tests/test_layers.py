@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 Sources = dict[str, str]
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 CV2_SHARED = {"frames", "metrics"}
 LAB_ONLY = {"torch", "torchvision", "timm", "onnx", "onnxsim", "onnxscript", "onnxruntime", "safetensors", "matplotlib"}
 VENDORS = {
@@ -178,7 +179,7 @@ def too_long(sources: Sources) -> list[str]:
     found = [f"{p} has {len(s.splitlines())} lines" for p, s in sources.items() if len(s.splitlines()) > 300]
     for path, source in sources.items():
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            if isinstance(node, FUNCTIONS):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > 60:
                     found.append(f"{path}:{node.lineno} {node.name} has {length} lines")
@@ -252,3 +253,32 @@ def test_a_watch_runs_without_torch_onnx_or_a_vendor(tmp_path: Path) -> None:
         "print(*(verdict.state.value for verdict in verdicts))"
     )
     assert done.stdout.split() == ["normal", "normal", "anomalous", "normal"], done.stderr
+
+
+def lazy_decoders(sources: Sources) -> list[str]:
+    """Where the device side leaves it to a thread to be the first that decodes a type.
+
+    msgspec (0.22) fills in what it knows of a Struct at its first decoding, and a second thread that comes meanwhile
+    ends the program by SIGSEGV. A decoder that is made when its module is imported is complete before any thread uses
+    it. Configuration (TOML) is read before there are threads.
+    """
+    found = []
+    for path, source in sources.items():
+        if not path.startswith("mtkd_edge/") or path.split("/")[1] in ("lab", "cli", "demo"):
+            continue
+        tree = ast.parse(source)
+        inside = {id(call) for node in ast.walk(tree) if isinstance(node, FUNCTIONS) for call in ast.walk(node)}
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) in inside):
+            called = ast.unparse(call.func)
+            typed = called in ("msgspec.json.decode", "msgspec.msgpack.decode") and len(call.args + call.keywords) > 1
+            if typed or (called.startswith("msgspec.") and called.endswith(".Decoder")):
+                found.append(f"{path}:{call.lineno}")
+    return found
+
+
+def test_no_thread_is_the_first_to_decode_a_type() -> None:
+    assert lazy_decoders(product()) == []
+    planted = "import msgspec\ndef f(x):\n    return msgspec.json.decode(x, type=dict)\n"
+    assert lazy_decoders({"mtkd_edge/device/x.py": planted}) == ["mtkd_edge/device/x.py:3"]
+    planted = "import msgspec\ndef f(x):\n    return msgspec.msgpack.Decoder(dict).decode(x)\n"
+    assert lazy_decoders({"mtkd_edge/x.py": planted}) == ["mtkd_edge/x.py:3"]

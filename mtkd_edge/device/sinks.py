@@ -198,6 +198,9 @@ class _Line(msgspec.Struct):
     path: str = ""
 
 
+_lines = msgspec.json.Decoder(_Line)
+
+
 def last_lines(path: Path) -> set[Known]:
     """The verdicts at the end of a file of `JsonLines` or a table of `CsvTable`: of the last TAIL bytes."""
     if not path.is_file():
@@ -212,7 +215,7 @@ def last_lines(path: Path) -> set[Known]:
     found: set[Known] = set()
     for line in lines:
         try:
-            each = msgspec.json.decode(line, type=_Line)
+            each = _lines.decode(line)
         except msgspec.DecodeError:
             continue  # cut off, by the beginning of the tail or by the end of the power
         found.add((each.source, each.seq, each.path))

@@ -47,6 +47,10 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     depth: int = 1
 
 
+questions = msgspec.msgpack.Decoder(Question)
+answers = msgspec.msgpack.Decoder(Answer)
+
+
 class Memory:
     """Pixels of one photo. `handle` is the asker's, or one that was inherited."""
 

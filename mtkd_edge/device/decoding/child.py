@@ -18,7 +18,7 @@ import cv2
 import msgspec
 
 from mtkd_edge import files, frames
-from mtkd_edge.device.decoding.answer import LIMIT, MEMORY, WORDS, Answer, Memory, Question
+from mtkd_edge.device.decoding.answer import LIMIT, MEMORY, WORDS, Answer, Memory, Question, questions
 from mtkd_edge.errors import DataError
 
 COMPLAINTS = ("Corrupt JPEG data", "Premature end of JPEG", "Invalid SOS")
@@ -35,7 +35,7 @@ def main(socket_handle: int, memory_handle: int) -> None:
     asked.send(msgspec.msgpack.encode(Answer()))  # ready
     while message := asked.recv(1 << 16):
         signal.setitimer(signal.ITIMER_PROF, LIMIT)
-        answer = work(msgspec.msgpack.decode(message, type=Question), memory)
+        answer = work(questions.decode(message), memory)
         signal.setitimer(signal.ITIMER_PROF, 0)
         asked.send(msgspec.msgpack.encode(answer))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from mtkd_edge.device.decoding.answer import LIMIT, WORDS, Answer, Memory, Question
+from mtkd_edge.device.decoding.answer import LIMIT, WORDS, Answer, Memory, Question, answers
 from mtkd_edge.errors import DataError, SourceError
 from mtkd_edge.frames import Photo
 
@@ -137,7 +137,7 @@ class Decoder:
         """The answer; None where there is none for PATIENCE seconds."""
         try:
             if message := self._socket.recv(1 << 16):
-                return msgspec.msgpack.decode(message, type=Answer)
+                return answers.decode(message)
         except TimeoutError:
             return None
         except (OSError, msgspec.MsgspecError) as error:

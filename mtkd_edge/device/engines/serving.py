@@ -83,6 +83,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 Answer = Loaded | Warm | Scored | Failed
 answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+_orders = msgspec.msgpack.Decoder(Order)
 _asks: msgspec.msgpack.Decoder[Begin | Ask] = msgspec.msgpack.Decoder(Begin | Ask)
 encode = msgspec.msgpack.encode
 
@@ -91,7 +92,7 @@ def run(wire: Wire, shared: Shared, order: bytes) -> None:
     """The process: load, then score until the wire is closed."""
     from mtkd_edge.device import engines
 
-    wanted = msgspec.msgpack.decode(order, type=Order)
+    wanted = _orders.decode(order)
 
     def load() -> Engine:
         return engines.load(Path(wanted.folder), wanted.options)

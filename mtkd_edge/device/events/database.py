@@ -75,6 +75,10 @@ class _Pictures(msgspec.Struct, frozen=True):
     heat: str
 
 
+_pictures = msgspec.json.Decoder(_Pictures)
+_events = msgspec.json.Decoder(Event)
+
+
 class Size(msgspec.Struct, frozen=True):
     """How many events there are and the bytes of their rows and pictures."""
 
@@ -205,8 +209,7 @@ class Database:
     def picture_names(self) -> set[str]:
         """Paths of all pictures that rows name."""
         # not by SQL: SQLite's JSON functions read a blob as text or as their own format, depending on the version
-        names = msgspec.json.Decoder(_Pictures)
-        rows = (names.decode(row[0]) for row in self._connection.execute("select body from event"))
+        rows = (_pictures.decode(row[0]) for row in self._connection.execute("select body from event"))
         return {name for row in rows for name in (row.image, row.heat) if name}
 
     def size(self) -> Size:
@@ -274,7 +277,7 @@ def _readable(path: Path) -> sqlite3.Connection:
 
 
 def _event(body: bytes) -> Event:
-    event = msgspec.json.decode(body, type=Event)
+    event = _events.decode(body)
     for name in (event.image, event.heat):
         # a store from elsewhere must not make us show, send or delete other files
         if name and not PICTURE.fullmatch(name):

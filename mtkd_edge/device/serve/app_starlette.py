@@ -123,7 +123,7 @@ class Pages:
 
         body = await _body(request)
         try:
-            wanted = msgspec.json.decode(body, type=Acknowledgement)
+            wanted = _acknowledged.decode(body)
             if self._station.root is None:
                 raise DataError("no events are kept")
             written = await run_in_threadpool(acknowledge, self._station.root, wanted.id, wanted.by, Clock())
@@ -135,7 +135,7 @@ class Pages:
         """A part is there: {"source": ..., "part": ...} -> {"part": its id}."""
         body = await _body(request)
         try:
-            wanted = msgspec.json.decode(body, type=Triggered)
+            wanted = _triggered.decode(body)
             return _json({"part": self._station.parts.trigger(wanted.source, wanted.part)})
         except (MtkdError, msgspec.MsgspecError) as error:
             return _json({"error": str(error)}, 400)
@@ -202,6 +202,10 @@ class Triggered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: str
     part: str = ""
+
+
+_acknowledged = msgspec.json.Decoder(Acknowledgement)
+_triggered = msgspec.json.Decoder(Triggered)
 
 
 def application(pages: Pages) -> Starlette:
