@@ -22,8 +22,8 @@ from gpu_rivals import cuda_of_torch
 from gpu_runners import Compile
 
 from mtkd_edge.bundle import load_engine
-from mtkd_edge.device.engine import Bounds, EngineOptions, Frames, Inference
-from mtkd_edge.device.engines import _cuda, _cuda_graph, open_engine
+from mtkd_edge.device.engine import STEADY, Bounds, EngineOptions, Frames, Inference
+from mtkd_edge.device.engines import _cuda, open_engine
 from mtkd_edge.device.engines._trt_run import Fusion, TensorrtEngine
 from mtkd_edge.device.kernel.build import Fused
 from mtkd_edge.device.kernel.layout import layout
@@ -179,7 +179,7 @@ def two_batches(opened: Open, shape: tuple[int, ...]) -> str:
 
 def graphs(opened: Open, shape: tuple[int, ...]) -> str:
     """A CUDA graph of the batch has the bits of its steps. Raises NotHereError where there can be none."""
-    given = batches(shape, _cuda_graph.STEADY + 20, 2)
+    given = batches(shape, STEADY + 20, 2)
     with opened(False) as engine:
         single = [engine.infer(frames) for frames in given]
         smaller = [engine.infer(frames[:1]) for frames in given[:3]]  # a network's bits may depend on the batch
@@ -190,7 +190,7 @@ def graphs(opened: Open, shape: tuple[int, ...]) -> str:
             raise NotHereError(engine.remark)
         demand(list(found[-1].stages) == ["graph"], "no graph was launched")
         same_results([engine.infer(frames[:1]) for frames in given[:3]], smaller, "in a smaller batch")
-    return f"{len(given) - _cuda_graph.STEADY} graphs, overlapped: the same bits as step by step; another size after it"
+    return f"{len(given) - STEADY} graphs, overlapped: the same bits as step by step; another size after it"
 
 
 def same_results(ours: Sequence[Inference], theirs: Sequence[Inference], how: str) -> None:
@@ -209,7 +209,7 @@ def pipeline_rows(
         with opened(graph) as engine:
             for size in [size for size in sizes if size <= engine.batch]:
                 given = batches(shape, 4, size) * (times // 4)
-                warm = given[: _cuda_graph.STEADY + 4]
+                warm = given[: STEADY + 4]
                 for way in ("alone", "overlapped", "overlapped, scores only"):
                     bounds = Bounds(math.inf, math.inf) if way.endswith("only") else None
 
