@@ -98,7 +98,7 @@ def clean_exit() -> dict[str, str]:
 
 def on_gpu(device: _cuda.Device, gpu: _trt_driver.Gpu, folder: Path, only: str, engine: Path | None) -> Report:
     """All checks and measurements of a GPU."""
-    found = compiler.find()
+    found = next(compiler.candidates(), None)
     if found is None:
         raise SystemExit("neither nvcc nor NVRTC is here: the kernel cannot be compiled")
     arch = compiler.arch_of(gpu.capability)
