@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ import gpu_frame  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_rivals  # noqa: E402
 import gpu_speed  # noqa: E402
-from gpu_runners import CudaRunner, HostRunner, Results  # noqa: E402
+from gpu_runners import CudaRunner, HostRunner, Results, Session  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +217,27 @@ def test_rivals_are_timed_on_the_same_tensors_and_must_agree(torch_on_the_double
     monkeypatch.setattr("torch.compile", lambda module: lambda *maps: (None, module(*maps)[1] + 0.1))
     with pytest.raises(ValueError, match="compiled computes another score"):
         gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_pinned_memory_goes_before_the_stream_that_has_read_it(torch_on_the_double, monkeypatch, fails):
+    torch = pytest.importorskip("torch")
+    _, device, compile_kernel = torch_on_the_double
+    order: list[str] = []
+
+    def pinned(tensor):
+        made = tensor.clone()
+        weakref.finalize(made, order.append, "pixels")
+        return made
+
+    close = Session.close
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor, **how: tensor.clone())
+    monkeypatch.setattr(Session, "close", lambda session: (order.append("stream"), close(session)))
+    monkeypatch.setattr(gpu_frame, "np", SimpleNamespace(isfinite=lambda _: np.array(not fails)))
+    with pytest.raises(ValueError, match="no finite score") if fails else nullcontext():
+        gpu_frame.frame_row(device, compile_kernel, 1, "kernel", 1)
+    assert order == ["pixels", "stream"]
 
 
 def test_a_whole_frame_is_timed_by_stage_with_both_scorers(torch_on_the_double):
