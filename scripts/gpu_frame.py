@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from gpu_cases import DEFAULT, features
+from gpu_checks import demand
 from gpu_rivals import cuda_of_torch
 from gpu_runners import Compile, loaded
 
@@ -37,7 +38,8 @@ def stand_in() -> Any:
             self.heads = nn.ModuleList([nn.Conv2d(widths[-1], count, 1) for count in channels])
 
         def forward(self, frames: torch.Tensor) -> list[torch.Tensor]:
-            shared = self.trunk(frames.permute(0, 3, 1, 2).float() / 255)
+            # as a plan's features lie in memory; a permuted input would give them channels last, and the kernel others
+            shared = self.trunk(frames.permute(0, 3, 1, 2).float().contiguous() / 255)
             return [head(shared) for head in self.heads]
 
     torch.manual_seed(0)
@@ -56,7 +58,10 @@ def frame_rows(
 def frame_row(
     device: _cuda.Device, compile_kernel: Compile, batch: int, scorer: str, times: int = 100
 ) -> dict[str, Any]:
-    """Medians over `times` calls of `batch` frames, one stream for network and scorer."""
+    """Medians over `times` calls of `batch` frames, one stream for network and scorer.
+
+    Raises CheckError where the kernel and torch do not score these features the same.
+    """
     import torch
 
     from mtkd_edge.lab.graph import ScoreHead
@@ -78,7 +83,15 @@ def frame_row(
             session.launch()
             return lambda: session.results().scores
 
+        def same_score() -> None:
+            with cuda_of_torch().stream(stream):
+                maps = net(upload())
+                wanted = head(*maps)[1].cpu().numpy()
+                found = score(maps)()
+            demand(np.allclose(found, wanted, rtol=1e-3, atol=1e-4), f"the kernel scores {found}, torch {wanted}")
+
         try:
+            same_score()
             rows = [one_call(stream, upload, net, score) for _ in range(times + 10)][10:]
         finally:
             # torch lets go of pinned memory by an event on each stream that has read it, so it goes before the stream;

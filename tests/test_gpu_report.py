@@ -234,16 +234,23 @@ def test_pinned_memory_goes_before_the_stream_that_has_read_it(torch_on_the_doub
     monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
     monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor, **how: tensor.clone())
     monkeypatch.setattr(Session, "close", lambda session: (order.append("stream"), close(session)))
-    monkeypatch.setattr(gpu_frame, "np", SimpleNamespace(isfinite=lambda _: np.array(not fails)))
-    with pytest.raises(ValueError, match="no finite score") if fails else nullcontext():
+    monkeypatch.setattr(gpu_frame, "demand", lambda _, complaint: gpu_checks.demand(not fails, complaint))
+    with pytest.raises(gpu_checks.CheckError) if fails else nullcontext():
         gpu_frame.frame_row(device, compile_kernel, 1, "kernel", 1)
     assert order == ["pixels", "stream"]
 
 
-def test_a_whole_frame_is_timed_by_stage_with_both_scorers(torch_on_the_double):
+def test_a_whole_frame_is_timed_by_stage_with_both_scorers(torch_on_the_double, monkeypatch):
+    torch = pytest.importorskip("torch")
     double, device, compile_kernel = torch_on_the_double
     for scorer in ("kernel", "torch head"):
         row = gpu_frame.frame_row(device, compile_kernel, 1, scorer, 2)
         assert list(row) == ["batch", "scorer", "upload_ms", "features_ms", "score_ms", "download_ms", "call_ms"]
         assert row["call_ms"] >= row["features_ms"] > 0
     assert double.alive == 0
+    nets = gpu_frame.stand_in()
+    assert all(one.is_contiguous() for one in nets(torch.zeros(2, 256, 256, 3, dtype=torch.uint8)))
+    last = {"memory_format": torch.channels_last}
+    monkeypatch.setattr(gpu_frame, "stand_in", lambda: lambda given: [one.contiguous(**last) for one in nets(given)])
+    with pytest.raises(gpu_checks.CheckError, match=r"the kernel scores .*, torch"):
+        gpu_frame.frame_row(device, compile_kernel, 1, "kernel", 2)
