@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from gpu_cases import CASES, DEFAULT, ODD, features
+from gpu_rows import CheckError, demand
 from gpu_runners import Compile, Runner, loaded
 
 from mtkd_edge.device.engine import Bounds
@@ -24,20 +25,6 @@ TOLERANCE = 1e-5
 REPETITIONS = 20
 TYPES: tuple[FeatureType, ...] = ("float32", "float16")
 Check = Callable[[], str]
-
-
-class CheckError(Exception):
-    """A check that does not hold."""
-
-
-class NotHereError(Exception):
-    """A check that this machine has not what it needs for."""
-
-
-def demand(holds: bool, complaint: str) -> None:
-    """Raises CheckError unless it holds."""
-    if not holds:
-        raise CheckError(complaint)
 
 
 def error_of(runner: Runner, spec: ScoreSpec, kind: FeatureType, batch: int) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from gpu_cases import DEFAULT, features
-from gpu_checks import demand
 from gpu_rivals import cuda_of_torch
+from gpu_rows import demand
 from gpu_runners import Compile, loaded
 
 from mtkd_edge.device.engines import _cuda

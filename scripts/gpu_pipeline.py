@@ -16,9 +16,9 @@ from typing import Any, cast
 
 import numpy as np
 from gpu_cases import DEFAULT
-from gpu_checks import NotHereError, demand
 from gpu_frame import stand_in
 from gpu_rivals import cuda_of_torch
+from gpu_rows import NotHereError, demand
 from gpu_runners import Compile
 
 from mtkd_edge.bundle import load_engine

@@ -28,6 +28,7 @@ import gpu_pipeline
 import gpu_rivals
 import gpu_speed
 from gpu_cases import CASES, DEFAULT, PAPER
+from gpu_rows import attempt, skipped
 from gpu_runners import Compile, CudaRunner, HostRunner, Runner
 
 from mtkd_edge.device.engines import _cuda, _trt_driver
@@ -42,17 +43,7 @@ Report = dict[str, Any]
 
 def run_check(check: gpu_checks.Check) -> dict[str, str]:
     """What a check found, or what is wrong; one that fails does not keep the others from running."""
-    try:
-        return {"state": "ok", "found": check()}
-    except gpu_checks.NotHereError as error:
-        return skipped(str(error))
-    except (gpu_checks.CheckError, MtkdError) as error:
-        return {"state": "FAILED", "found": str(error)}
-
-
-def skipped(reason: str) -> dict[str, str]:
-    """The entry of what could not run."""
-    return {"state": "not run", "found": reason}
+    return attempt(lambda: {"state": "ok", "found": check()})
 
 
 def resources() -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import gpu_cases  # noqa: E402 - the scripts are no package
 import gpu_pipeline  # noqa: E402
 import gpu_report  # noqa: E402
-from gpu_checks import CheckError, NotHereError  # noqa: E402
+from gpu_rows import CheckError, NotHereError  # noqa: E402
 
 SHAPE = (64, 64, 3)
 LEVELS = (gpu_cases.by_position("distance", 16, 8, 0.5, 1), gpu_cases.by_position("distance", 8, 8, 0.5, 2))

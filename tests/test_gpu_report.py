@@ -6,11 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-import time
-import weakref
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,11 +25,9 @@ sys.path.insert(0, str(SCRIPTS))
 
 import gpu_cases  # noqa: E402 - the scripts are no package
 import gpu_checks  # noqa: E402
-import gpu_frame  # noqa: E402
 import gpu_report  # noqa: E402
-import gpu_rivals  # noqa: E402
 import gpu_speed  # noqa: E402
-from gpu_runners import CudaRunner, HostRunner, Results, Session  # noqa: E402
+from gpu_runners import CudaRunner, HostRunner, Results  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -164,93 +158,3 @@ def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"no NVIDIA driver\n  without a GPU: --host"):
         gpu_report.main()
-
-
-def test_rivals_that_cannot_run_are_named():
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU: scripts/gpu_report.py compares for real")
-    assert "sees no GPU" in gpu_rivals.missing()
-
-
-@pytest.fixture
-def torch_on_the_double(gpu, monkeypatch):
-    """torch's tensors stay on this CPU, and the kernel takes their addresses as it would on a GPU."""
-    torch = pytest.importorskip("torch")
-    double, _, _ = gpu
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self, stream: object) -> None:
-            self.at = time.perf_counter()
-
-        def synchronize(self) -> None: ...
-
-        def elapsed_time(self, other: Event) -> float:
-            return (other.at - self.at) * 1e3
-
-    class Anywhere(dict):
-        def __contains__(self, address: object) -> bool:
-            return True
-
-    fake = SimpleNamespace(
-        Event=Event, stream=lambda _: nullcontext(), ExternalStream=lambda handle: handle, current_stream=lambda: None
-    )
-    for module in (gpu_rivals, gpu_frame):
-        monkeypatch.setattr(module, "cuda_of_torch", lambda: fake)
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor, **_: tensor)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
-    monkeypatch.setattr(torch, "compile", lambda module: module)
-    double.memory = Anywhere(double.memory)
-    return gpu
-
-
-def test_rivals_are_timed_on_the_same_tensors_and_must_agree(torch_on_the_double, monkeypatch):
-    _, device, compile_kernel = torch_on_the_double
-    (row,) = gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
-    assert {"kernel_us", "eager_us", "compiled_us", "eager_ratio", "compiled_ratio"} <= row.keys()
-    assert row["eager_ratio"] == pytest.approx(row["eager_us"] / row["kernel_us"])
-    assert "no CUDA provider" in row["onnx"]
-    monkeypatch.setattr("torch.compile", lambda module: lambda *maps: (None, module(*maps)[1] + 0.1))
-    with pytest.raises(ValueError, match="compiled computes another score"):
-        gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_pinned_memory_goes_before_the_stream_that_has_read_it(torch_on_the_double, monkeypatch, fails):
-    torch = pytest.importorskip("torch")
-    _, device, compile_kernel = torch_on_the_double
-    order: list[str] = []
-
-    def pinned(tensor):
-        made = tensor.clone()
-        weakref.finalize(made, order.append, "pixels")
-        return made
-
-    close = Session.close
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor, **how: tensor.clone())
-    monkeypatch.setattr(Session, "close", lambda session: (order.append("stream"), close(session)))
-    monkeypatch.setattr(gpu_frame, "demand", lambda _, complaint: gpu_checks.demand(not fails, complaint))
-    with pytest.raises(gpu_checks.CheckError) if fails else nullcontext():
-        gpu_frame.frame_row(device, compile_kernel, 1, "kernel", 1)
-    assert order == ["pixels", "stream"]
-
-
-def test_a_whole_frame_is_timed_by_stage_with_both_scorers(torch_on_the_double, monkeypatch):
-    torch = pytest.importorskip("torch")
-    double, device, compile_kernel = torch_on_the_double
-    for scorer in ("kernel", "torch head"):
-        row = gpu_frame.frame_row(device, compile_kernel, 1, scorer, 2)
-        assert list(row) == ["batch", "scorer", "upload_ms", "features_ms", "score_ms", "download_ms", "call_ms"]
-        assert row["call_ms"] >= row["features_ms"] > 0
-    assert double.alive == 0
-    nets = gpu_frame.stand_in()
-    assert all(one.is_contiguous() for one in nets(torch.zeros(2, 256, 256, 3, dtype=torch.uint8)))
-    last = {"memory_format": torch.channels_last}
-    monkeypatch.setattr(gpu_frame, "stand_in", lambda: lambda given: [one.contiguous(**last) for one in nets(given)])
-    with pytest.raises(gpu_checks.CheckError, match=r"the kernel scores .*, torch"):
-        gpu_frame.frame_row(device, compile_kernel, 1, "kernel", 2)
