@@ -7,13 +7,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from gpu_cases import DEFAULT, features
 from gpu_rivals import cuda_of_torch
-from gpu_rows import demand
+from gpu_rows import Row, attempt, demand
 from gpu_runners import Compile, loaded
 
 from mtkd_edge.device.engines import _cuda
@@ -46,18 +47,16 @@ def stand_in() -> Any:
     return StandIn().cuda().eval()
 
 
-def frame_rows(
-    device: _cuda.Device, compile_kernel: Compile, batches: tuple[int, ...] = (1, 8)
-) -> list[dict[str, Any]]:
+def frame_rows(device: _cuda.Device, compile_kernel: Compile, batches: tuple[int, ...] = (1, 8)) -> list[Row]:
     """Milliseconds by stage and of the whole call, with the kernel and with torch's own head."""
     return [
-        frame_row(device, compile_kernel, batch, scorer) for batch in batches for scorer in ("kernel", "torch head")
+        {"batch": batch, "scorer": scorer, **attempt(partial(frame_row, device, compile_kernel, batch, scorer))}
+        for batch in batches
+        for scorer in ("kernel", "torch head")
     ]
 
 
-def frame_row(
-    device: _cuda.Device, compile_kernel: Compile, batch: int, scorer: str, times: int = 100
-) -> dict[str, Any]:
+def frame_row(device: _cuda.Device, compile_kernel: Compile, batch: int, scorer: str, times: int = 100) -> Row:
     """Medians over `times` calls of `batch` frames, one stream for network and scorer.
 
     Raises CheckError where the kernel and torch do not score these features the same.

@@ -6,10 +6,10 @@ TensorRT's place behind it (`TorchTensorrt`), so that upload, kernel, streams, e
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
@@ -18,7 +18,7 @@ import numpy as np
 from gpu_cases import DEFAULT
 from gpu_frame import stand_in
 from gpu_rivals import cuda_of_torch
-from gpu_rows import NotHereError, demand
+from gpu_rows import NotHereError, Row, attempt, demand
 from gpu_runners import Compile
 
 from mtkd_edge.bundle import load_engine
@@ -27,8 +27,10 @@ from mtkd_edge.device.engines import _cuda, open_engine
 from mtkd_edge.device.engines._trt_run import Fusion, TensorrtEngine
 from mtkd_edge.device.kernel.build import Fused
 from mtkd_edge.device.kernel.layout import layout
+from mtkd_edge.errors import UsageError
 
 SIDE = 256
+WAYS = "alone", "overlapped", "overlapped, scores only"
 NAMES = tuple(f"{side}_{number}" for side in ("student", "reference") for number in range(len(DEFAULT.levels)))
 Open = Callable[[bool], TensorrtEngine]
 """Whether as a CUDA graph -> engine."""
@@ -72,7 +74,7 @@ class TorchPlan:
         self._addresses: dict[str, int] = {}
         self._count = 0
         # made once: a capture may find no work that is not queued
-        self._tensor = functools.cache(tensor_at)
+        self._tensor = cache(tensor_at)
         self.num_io_tensors = len(self._shapes)
 
     def create_execution_context(self) -> TorchPlan:
@@ -129,14 +131,15 @@ def torch_engines(device: _cuda.Device, compile_kernel: Compile, batch: int = 8)
 
 
 def folder_engines(folder: Path) -> tuple[Open, tuple[int, int, int]]:
-    """Engines of a folder that was built on this machine, and the shape of its frames."""
+    """Engines of a folder that was built here, and the shape of its frames. Raises BundleError, UsageError."""
     manifest = load_engine(folder)
     frame = manifest.model.frame
+    if manifest.backend == "openvino":
+        raise UsageError(f"{folder} is an engine for {manifest.backend}, which needs no GPU")
 
     def opened(graph: bool) -> TensorrtEngine:
         engine = open_engine(folder, manifest, EngineOptions(cuda_graph=graph))
-        if not isinstance(engine, TensorrtEngine):
-            raise SystemExit(f"error: {folder} is an engine for {manifest.backend}, which needs no GPU")
+        assert isinstance(engine, TensorrtEngine), "every other backend is TensorRT's"
         return engine
 
     return opened, (frame.height, frame.width, 3)
@@ -158,6 +161,14 @@ def overlapped(engine: TensorrtEngine, given: Sequence[Frames], bounds: Bounds |
         before = ticket
     if before is not None:
         yield engine.collect(before)
+
+
+def try_out(opened: Open, shape: tuple[int, ...]) -> str:
+    """An engine opens, and scores one frame."""
+    with opened(False) as engine:
+        made = engine.infer(batches(shape, 1, 1)[0])
+        demand(bool(np.isfinite(made.scores).all()), "the score of a frame of noise is not finite")
+        return f"{engine.name} takes batches of 1 to {engine.batch}, in {', '.join(made.stages)}"
 
 
 def two_batches(opened: Open, shape: tuple[int, ...]) -> str:
@@ -200,28 +211,36 @@ def same_results(ours: Sequence[Inference], theirs: Sequence[Inference], how: st
         demand(same, f"batch {number} has other bits {how}")
 
 
-def pipeline_rows(
-    opened: Open, shape: tuple[int, ...], sizes: Sequence[int] = (1, 8), times: int = 200
-) -> list[dict[str, Any]]:
+def pipeline_rows(opened: Open, shape: tuple[int, ...], sizes: Sequence[int] = (1, 8), times: int = 200) -> list[Row]:
     """Milliseconds a batch and frames a second: step by step or as a graph, one at a time or overlapped."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for graph in (False, True):
-        with opened(graph) as engine:
-            for size in [size for size in sizes if size <= engine.batch]:
-                given = batches(shape, 4, size) * (times // 4)
-                warm = given[: STEADY + 4]
-                for way in ("alone", "overlapped", "overlapped, scores only"):
-                    bounds = Bounds(math.inf, math.inf) if way.endswith("only") else None
-
-                    def work(frames: Sequence[Frames], way: str = way, bounds: Bounds | None = bounds) -> int:
-                        if way == "alone":
-                            return len([engine.infer(one) for one in frames])
-                        return len(list(overlapped(engine, frames, bounds)))
-
-                    work(warm)
-                    began = time.perf_counter()
-                    done = work(given)
-                    each = (time.perf_counter() - began) / done
-                    row = {"batch": size, "graph": "yes" if graph else "no", "batches": way}
-                    rows.append({**row, "ms": each * 1e3, "frames_per_s": size / each, "remark": engine.remark})
+        found = attempt(partial(engine_rows, opened, graph, shape, sizes, times))
+        rows += found if isinstance(found, list) else [{"graph": "yes" if graph else "no", **found}]
     return rows
+
+
+def engine_rows(opened: Open, graph: bool, shape: tuple[int, ...], sizes: Sequence[int], times: int) -> list[Row]:
+    """The rows of one engine."""
+    rows: list[Row] = []
+    with opened(graph) as engine:
+        for size in [size for size in sizes if size <= engine.batch]:
+            few = batches(shape, 4, size)
+            warm, given = (few * STEADY)[: STEADY + 4], few * (times // 4)
+            for way in WAYS:
+                work(engine, warm, way)
+                began = time.perf_counter()
+                done = work(engine, given, way)
+                each = (time.perf_counter() - began) / len(done)
+                kind = "yes" if graph else "no"
+                row = {"batch": size, "graph": kind, "batches": way, "ms": each * 1e3, "frames_per_s": size / each}
+                rows.append({**row, "remark": engine.remark})
+    return rows
+
+
+def work(engine: TensorrtEngine, frames: Sequence[Frames], way: str) -> list[Inference]:
+    """Infer all batches in one of WAYS."""
+    if way == "alone":
+        return [engine.infer(one) for one in frames]
+    bounds = Bounds(math.inf, math.inf) if way.endswith("only") else None
+    return list(overlapped(engine, frames, bounds))

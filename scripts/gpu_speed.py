@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from gpu_cases import features
+from gpu_rows import Row, attempt
 from gpu_runners import Compile, Session, loaded
 
 from mtkd_edge.device.engine import NO_BOUNDS
@@ -131,14 +132,16 @@ def bandwidth_table(
     bandwidth: float,
     batches: Sequence[int] = BATCHES,
     **options: int,
-) -> list[dict[str, float | str]]:
+) -> list[Row]:
     """A row for each type of features and batch, with the floor and the share of the copy bandwidth reached."""
-    rows: list[dict[str, float | str]] = []
-    kinds: tuple[FeatureType, ...] = ("float32", "float16")
-    for kind in kinds:
+
+    def one(kind: FeatureType, batch: int) -> Row:
         found = layout(spec, kind)
-        for batch in batches:
-            row = kernel_row(device, compile_kernel, found, batch, **options)
-            floor = found.traffic(batch) / bandwidth * 1e6
-            rows.append({"features": kind, **row, "floor_us": floor, "share_of_copy": floor / row["cold_us"]})
-    return rows
+        row = kernel_row(device, compile_kernel, found, batch, **options)
+        floor = found.traffic(batch) / bandwidth * 1e6
+        return {**row, "floor_us": floor, "share_of_copy": floor / row["cold_us"]}
+
+    kinds: tuple[FeatureType, ...] = ("float32", "float16")
+    return [
+        {"features": kind, "batch": batch, **attempt(partial(one, kind, batch))} for kind in kinds for batch in batches
+    ]

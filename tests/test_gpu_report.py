@@ -13,7 +13,7 @@ import pytest
 from trt_double import Cuda
 
 from mtkd_edge.device.engines import _cuda
-from mtkd_edge.device.kernel import host
+from mtkd_edge.device.kernel import compiler, host
 from mtkd_edge.device.kernel.layout import layout
 from mtkd_edge.errors import BackendError
 
@@ -27,7 +27,10 @@ import gpu_cases  # noqa: E402 - the scripts are no package
 import gpu_checks  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_speed  # noqa: E402
-from gpu_runners import CudaRunner, HostRunner, Results  # noqa: E402
+import gpu_written  # noqa: E402
+from gpu_runners import CudaRunner, HostRunner, Results, compiler_for  # noqa: E402
+
+ABOUT = {"gpu": "the double", "machine": "here"}
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +53,13 @@ def small(monkeypatch):
     monkeypatch.setattr(gpu_checks, "CASES", {name: gpu_cases.CASES[name] for name in ("odd", "large")})
 
 
-def test_every_check_of_a_gpu_runs_and_frees_what_it_took(gpu, built, small):
+def test_every_check_of_a_gpu_runs_and_frees_what_it_took(gpu, built, small, tmp_path):
     double, device, compile_kernel = gpu
-    found = gpu_report.checked(CudaRunner(device, compile_kernel), (device, compile_kernel), built)
+    report = gpu_written.Report(tmp_path, ABOUT)
+    gpu_report.checked(CudaRunner(device, compile_kernel), (device, compile_kernel), built, report)
+    found = report.found["checks"]
     assert {name: row for name, row in found.items() if row["state"] != "ok"} == {}
-    assert len(found) == 8
+    assert tuple(found) == gpu_report.CHECKS
     assert "2048" not in found["failed launch"]["found"]
     assert "was made for" in found["digest"]["found"]
     assert (double.alive, double.stack) == (0, [])
@@ -62,7 +67,9 @@ def test_every_check_of_a_gpu_runs_and_frees_what_it_took(gpu, built, small):
 
 def test_speed_is_measured_at_every_batch_against_the_floor(gpu, tmp_path):
     double, device, compile_kernel = gpu
-    found = gpu_report.measured(device, compile_kernel, copy=1 << 16, batches=(1, 2), cold=1 << 18, times=1)
+    report = gpu_written.Report(tmp_path, ABOUT)
+    gpu_report.measured(device, compile_kernel, report, copy=1 << 16, batches=(1, 2), cold=1 << 18, times=1)
+    found = json.loads((tmp_path / "report.json").read_text())
     assert found["copy_gb_per_s"] > 0
     for name, spec in (("default", gpu_cases.DEFAULT), ("paper", gpu_cases.PAPER)):
         rows = found[name]
@@ -86,6 +93,22 @@ def test_an_empty_launch_is_timed_and_unloaded(gpu, tmp_path):
     assert found.keys() == {"queued_us", "waited_us"}
     assert min(found.values()) > 0
     assert double.alive == 0
+
+
+def test_the_first_compiler_that_fits_the_gpu_is_taken_and_else_each_ones_words(gpu, tmp_path, monkeypatch):
+    double, device, _ = gpu
+
+    def old(text: str, arch: str) -> bytes:
+        raise BackendError(f"nvcc does not know {arch}")
+
+    works = host.build(layout(gpu_cases.ODD), tmp_path).read_bytes()
+    monkeypatch.setattr(compiler, "find_nvcc", lambda: compiler.Compiler("nvcc 11.5", old))
+    monkeypatch.setattr(compiler, "find_nvrtc", lambda: compiler.Compiler("NVRTC 13.0", lambda text, arch: works))
+    assert compiler_for(device, "sm_90", gpu_speed.EMPTY).name == "NVRTC 13.0"
+    monkeypatch.setattr(compiler, "find_nvrtc", lambda: compiler.Compiler("NVRTC 14.0", lambda text, arch: b"newer"))
+    with pytest.raises(BackendError, match=r"nvcc 11.5: nvcc does not know sm_90; NVRTC 14.0: .*image is invalid"):
+        compiler_for(device, "sm_90", gpu_speed.EMPTY)
+    assert (double.alive, double.stack) == (0, [])
 
 
 class Broken:
@@ -119,12 +142,11 @@ class Broken:
         ("NaN looks normal", {"verdict bits"}),
     ],
 )
-def test_each_check_fails_where_it_should(built, small, fault, caught):
-    failed = set()
+def test_each_check_fails_where_it_should(built, small, tmp_path, fault, caught):
+    report = gpu_written.Report(tmp_path, ABOUT)
     for name in ("exactness", "launch shapes", "verdict bits", "bits of the host build"):
-        found = gpu_report.checked(Broken(built, fault), None, built, name)
-        failed |= {key for key, row in found.items() if row["state"] == "FAILED"}
-    assert caught <= failed
+        gpu_report.checked(Broken(built, fault), None, built, report, name)
+    assert caught <= {key for key, row in report.found["checks"].items() if row["state"] == "FAILED"}
 
 
 def test_without_a_gpu_the_report_says_what_has_not_run(tmp_path, monkeypatch, capsys, small):
@@ -148,6 +170,18 @@ def test_a_check_that_fails_ends_the_script_with_1(tmp_path, monkeypatch, small)
         gpu_report.main()
     assert ended.value.code == 1
     assert json.loads((tmp_path / "report.json").read_text())["checks"]["verdict bits"]["state"] == "FAILED"
+
+
+def test_an_arch_that_nvcc_does_not_know_is_a_row_beside_the_others(monkeypatch):
+    def taken(found, arch: str) -> compiler.Resources:
+        if arch == "sm_110":
+            raise BackendError("Unsupported gpu architecture")
+        return compiler.Resources(96, 0, 0)
+
+    monkeypatch.setattr(compiler, "resources", taken)
+    rows = {row["arch"]: row for row in gpu_report.resources() if row["kernel"] == "paper"}
+    assert tuple(rows) == gpu_report.ARCHES
+    assert (rows["sm_90"]["registers"], rows["sm_110"]["found"]) == (96, "Unsupported gpu architecture")
 
 
 def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
