@@ -83,6 +83,12 @@ def test_both_checks_hold_on_the_double(opened):
     assert "20 graphs, overlapped: the same bits" in gpu_pipeline.graphs(opened, SHAPE)
 
 
+def test_an_engine_that_takes_one_frame_at_a_time_is_checked_with_one(opened, built):
+    alone = gpu_pipeline.torch_engines(_cuda.Device(), lambda found: host.build(found, built).read_bytes(), 1)
+    assert "20 batches of 1: the same bits" in gpu_pipeline.two_batches(alone, SHAPE)
+    assert "batches of 1 to 1, in upload, features, score, download" in gpu_pipeline.try_out(alone, SHAPE)
+
+
 def test_wrong_bits_and_a_missing_graph_are_told_apart(opened, monkeypatch):
     def missing() -> None:
         raise MissingExtraError("cuda-bindings", "graph", "CUDA graphs")
@@ -120,12 +126,13 @@ def test_the_report_names_what_it_cannot_run_and_runs_and_times_the_rest(opened,
         assert row["remark"] == ""
 
 
-def test_a_graph_that_was_refused_is_told_and_an_engine_that_fails_is_no_end(opened, monkeypatch):
+def test_a_graph_that_was_refused_is_no_row_of_a_graph_and_an_engine_that_fails_no_end(opened, monkeypatch):
     def refused(_: object, name: str, *given: object) -> object:
         raise BackendError(f"{name} gave CUDA_ERROR_NOT_SUPPORTED")
 
     monkeypatch.setattr(_cuda_graph, "call", refused)
     rows = gpu_pipeline.engine_rows(opened, True, SHAPE, (1,), 4)
+    assert {row["graph"] for row in rows} == {"refused"}
     assert all("CUDA_ERROR_NOT_SUPPORTED" in row["remark"] for row in rows)
 
     def opens(graph: bool) -> object:
