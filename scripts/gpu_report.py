@@ -32,7 +32,7 @@ import gpu_pipeline
 import gpu_rivals
 import gpu_speed
 from gpu_cases import CASES, DEFAULT, PAPER
-from gpu_rows import Row, any_failed, attempt, failed, skipped
+from gpu_rows import NotHereError, Row, any_failed, attempt, failed, skipped
 from gpu_runners import Compile, CudaRunner, HostRunner, Runner, compiler_for
 from gpu_written import Report, markdown
 
@@ -40,7 +40,7 @@ from mtkd_edge.device.engines import _cuda, _trt_driver
 from mtkd_edge.device.kernel import compiler
 from mtkd_edge.device.kernel.layout import Layout, layout
 from mtkd_edge.device.workers.main import die_with
-from mtkd_edge.errors import BackendError, MtkdError
+from mtkd_edge.errors import BackendError, MtkdError, UsageError
 
 ARCHES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_110")
 PIPELINE = "two batches", "CUDA graph"
@@ -199,7 +199,13 @@ def checked(runner: Runner, gpu: tuple[Any, Compile] | None, folder: Path, repor
     """The checks of a runner, and the comparison with the host build, bit by bit."""
     found = gpu_checks.checks(runner, gpu)
     other = HostRunner(folder, order=1)
-    found["bits of the host build"] = lambda: gpu_checks.same_bits(runner, other)
+
+    def host_bits() -> str:
+        if shutil.which("g++") is None:
+            raise NotHereError("g++ is not installed, which makes the host build")
+        return gpu_checks.same_bits(runner, other)
+
+    found["bits of the host build"] = host_bits
     for name in CHECKS:
         if only in ("", "checks", name):
             report.check(name, run_check(found[name]) if name in found else skipped("no GPU"))
@@ -239,6 +245,8 @@ def run(given: argparse.Namespace, scratch: Path) -> Report:
         return report
     if given.engine is not None:
         gpu_pipeline.folder_engines(given.engine)
+    elif given.only == "engine":
+        raise UsageError("no engine was named", "--engine FOLDER")
     gpu = _trt_driver.find()
     _cuda.import_driver()
     report = Report(given.out, {"gpu": str(gpu), **about})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,7 +59,8 @@ if "hang in speed" in FAULTS:
 gpu_speed.bandwidth_table = lambda *_: [{"batch": 1, "cold_us": 2.0}]
 gpu_speed.kernel_row = lambda *_, **__: {"warm_us": 1.0}
 gpu_report.resources = list
-gpu_report.shutil.which = lambda name: None
+which = shutil.which
+gpu_report.shutil.which = lambda name: None if "sanitizer" in name else which(name)
 gpu_rivals.missing = lambda: "torch sees no GPU"
 if "raise in checks" in FAULTS:
     gpu_checks.verdicts = lambda runner: {}["no such key"]

@@ -172,6 +172,14 @@ def test_a_check_that_fails_ends_the_script_with_1(tmp_path, monkeypatch, small)
     assert json.loads((tmp_path / "report.json").read_text())["checks"]["verdict bits"]["state"] == "FAILED"
 
 
+def test_without_a_host_compiler_its_check_has_not_run(built, small, tmp_path, monkeypatch):
+    report = gpu_written.Report(tmp_path, ABOUT)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    gpu_report.checked(HostRunner(built), None, built, report, "bits of the host build")
+    row = report.found["checks"]["bits of the host build"]
+    assert (row["state"], row["found"]) == ("not run", "g++ is not installed, which makes the host build")
+
+
 def test_an_arch_that_nvcc_does_not_know_is_a_row_beside_the_others(monkeypatch):
     def taken(found, arch: str) -> compiler.Resources:
         if arch == "sm_110":
