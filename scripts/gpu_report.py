@@ -106,7 +106,8 @@ def sanitizer(tool: str, command: list[str], limit: float) -> Row:
     ended = once([program, "--tool", tool, "--error-exitcode", "9", *command, "--only", "exactness"], limit)
     lines = ended.said.strip().splitlines()
     last = next((line for line in reversed(lines) if "ERROR SUMMARY" in line or "RACECHECK SUMMARY" in line), "")
-    return {"state": "ok" if ended.code == 0 else "FAILED", "found": last or ended.reason()}
+    # without a summary nothing was looked at, whatever the exit code
+    return {"state": "ok", "found": last} if ended.code == 0 and last else failed(f"{ended.reason()}; {last}")
 
 
 def clean_exit(command: list[str], limit: float) -> Row:
