@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trt_double import Cuda
+from trt_double import Bindings, Cuda
 
-from mtkd_edge.device.engines import _cuda
+from mtkd_edge.device.engines import _cuda, _cuda_graph
 from mtkd_edge.device.kernel import compiler, host
 from mtkd_edge.device.kernel.layout import layout
 from mtkd_edge.errors import BackendError
@@ -42,7 +43,9 @@ def built(tmp_path_factory) -> Path:
 def gpu(monkeypatch, built):
     """A device and a compiler of the double's machine code."""
     double = Cuda()
+    bindings = Bindings(double)
     monkeypatch.setattr(_cuda, "import_driver", lambda: double)
+    monkeypatch.setattr(_cuda_graph, "import_bindings", lambda: bindings)
     return double, _cuda.Device(), lambda found: host.build(found, built).read_bytes()
 
 
@@ -79,8 +82,8 @@ def test_speed_is_measured_at_every_batch_against_the_floor(gpu, tmp_path):
         for row in rows:
             floor = layout(spec, row["features"]).traffic(row["batch"]) / found["copy_gb_per_s"] / 1e3
             assert row["floor_us"] == pytest.approx(floor)
-            assert row["share_of_copy"] == pytest.approx(row["floor_us"] / row["cold_us"])
-            assert min(row["cold_us"], row["warm_us"], row["waited_us"]) > 0
+            assert row["share_of_copy"] == pytest.approx(row["floor_us"] / row["graph_cold_us"])
+            assert min(row[f"{name}_us"] for name in ("cold", "warm", "waited", "graph_cold", "graph_warm")) > 0
     assert [(row["batch"], row["block"]) for row in found["blocks"]] == [(b, t) for b in (1, 2) for t in (64, 128, 256)]
     assert (double.alive, double.stack) == (0, [])
 
@@ -90,9 +93,28 @@ def test_an_empty_launch_is_timed_and_unloaded(gpu, tmp_path):
     command = ["g++", "-shared", "-fPIC", "-x", "c++", "-", "-o", str(tmp_path / "empty.so")]
     subprocess.run(command, input='extern "C" void empty() {}', text=True, check=True)
     found = gpu_speed.empty_launch(device, (tmp_path / "empty.so").read_bytes(), 5)
-    assert found.keys() == {"queued_us", "waited_us"}
+    assert found.keys() == {"queued_us", "waited_us", "graph_us"}
     assert min(found.values()) > 0
     assert double.alive == 0
+
+
+def test_a_launch_in_a_graph_is_timed_without_the_host_and_where_there_is_none_the_rest_stands(gpu, monkeypatch):
+    double, device, compile_kernel = gpu
+    found = layout(gpu_cases.LARGE)
+    bindings = _cuda_graph.import_bindings()
+    row = gpu_speed.kernel_row(device, compile_kernel, found, 1, cold=1 << 16, times=3)
+    launches = [name for name in double.log if name == "graph: score"]
+    assert len(launches) == 2 * (1 + 3) * max(3, math.ceil((1 << 16) / (2 * sum(sizes(found)))))
+    assert bindings.graphs == 0
+    bindings.missing = "cuGraphInstantiate"
+    bare = gpu_speed.kernel_row(device, compile_kernel, found, 1, cold=1 << 16, times=3)
+    assert bare.keys() == row.keys() - {"graph_cold_us", "graph_warm_us"} | {"remark"}
+    assert "cuGraphInstantiate cannot be called" in bare["remark"]
+    assert (double.alive, double.stack) == (0, [])
+
+
+def sizes(found) -> list[int]:
+    return [4 * level.rows * level.entries for level in found.levels]
 
 
 def test_the_first_compiler_that_fits_the_gpu_is_taken_and_else_each_ones_words(gpu, tmp_path, monkeypatch):
