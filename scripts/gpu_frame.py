@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -47,13 +47,10 @@ def stand_in() -> Any:
     return StandIn().cuda().eval()
 
 
-def frame_rows(device: _cuda.Device, compile_kernel: Compile, batches: tuple[int, ...] = (1, 8)) -> list[Row]:
+def frame_rows(device: _cuda.Device, compile_kernel: Compile, batches: tuple[int, ...] = (1, 8)) -> Iterator[Row]:
     """Milliseconds by stage and of the whole call, with the kernel and with torch's own head."""
-    return [
-        {"batch": batch, "scorer": scorer, **attempt(partial(frame_row, device, compile_kernel, batch, scorer))}
-        for batch in batches
-        for scorer in ("kernel", "torch head")
-    ]
+    for batch, scorer in product(batches, ("kernel", "torch head")):
+        yield {"batch": batch, "scorer": scorer, **attempt(partial(frame_row, device, compile_kernel, batch, scorer))}
 
 
 def frame_row(device: _cuda.Device, compile_kernel: Compile, batch: int, scorer: str, times: int = 100) -> Row:

@@ -211,18 +211,18 @@ def same_results(ours: Sequence[Inference], theirs: Sequence[Inference], how: st
         demand(same, f"batch {number} has other bits {how}")
 
 
-def pipeline_rows(opened: Open, shape: tuple[int, ...], sizes: Sequence[int] = (1, 8), times: int = 200) -> list[Row]:
+def pipeline_rows(
+    opened: Open, shape: tuple[int, ...], sizes: Sequence[int] = (1, 8), times: int = 200
+) -> Iterator[Row]:
     """Milliseconds a batch and frames a second: step by step or as a graph, one at a time or overlapped."""
-    rows: list[Row] = []
     for graph in (False, True):
-        found = attempt(partial(engine_rows, opened, graph, shape, sizes, times))
-        rows += found if isinstance(found, list) else [{"graph": "yes" if graph else "no", **found}]
-    return rows
+        rows = engine_rows(opened, graph, shape, sizes, times)
+        while (row := attempt(partial(next, rows, None))) is not None:
+            yield {"graph": "yes" if graph else "no", **row}
 
 
-def engine_rows(opened: Open, graph: bool, shape: tuple[int, ...], sizes: Sequence[int], times: int) -> list[Row]:
+def engine_rows(opened: Open, graph: bool, shape: tuple[int, ...], sizes: Sequence[int], times: int) -> Iterator[Row]:
     """The rows of one engine."""
-    rows: list[Row] = []
     with opened(graph) as engine:
         for size in [size for size in sizes if size <= engine.batch]:
             few = batches(shape, 4, size)
@@ -234,9 +234,8 @@ def engine_rows(opened: Open, graph: bool, shape: tuple[int, ...], sizes: Sequen
                 each = (time.perf_counter() - began) / len(done)
                 # what was asked for as a graph and launched step by step is no figure of a graph
                 kind = ("yes" if "graph" in done[-1].stages else "refused") if graph else "no"
-                row = {"batch": size, "graph": kind, "batches": way, "ms": each * 1e3, "frames_per_s": size / each}
-                rows.append({**row, "remark": engine.remark})
-    return rows
+                row = {"graph": kind, "batch": size, "batches": way, "ms": each * 1e3, "frames_per_s": size / each}
+                yield {**row, "remark": engine.remark}
 
 
 def work(engine: TensorrtEngine, frames: Sequence[Frames], way: str) -> list[Inference]:

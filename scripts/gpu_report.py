@@ -157,7 +157,10 @@ def section(machine: Machine, report: Report, only: str) -> None:
     elif only in ("rivals", "frame"):
         reason = gpu_rivals.missing()
         work = partial(gpu_rivals.compare, spec=DEFAULT) if only == "rivals" else gpu_frame.frame_rows
-        report.add({only: skipped(reason) if reason else work(device, compile_kernel)})
+        if reason:
+            report.add({only: skipped(reason)})
+        else:
+            report.grow(only, work(device, compile_kernel))
     else:
         report.add({"compiler": machine.compiler.name})
         if only == "speed":
@@ -180,7 +183,7 @@ def pipelined(device: _cuda.Device, compile_kernel: Compile, folder: Path | None
         opened, shape = gpu_pipeline.torch_engines(device, compile_kernel), (gpu_pipeline.SIDE, gpu_pipeline.SIDE, 3)
     for name, check in zip(PIPELINE, (gpu_pipeline.two_batches, gpu_pipeline.graphs), strict=True):
         report.check(name, run_check(partial(check, opened, shape)))
-    report.add({"pipeline": gpu_pipeline.pipeline_rows(opened, shape, **given)})
+    report.grow("pipeline", gpu_pipeline.pipeline_rows(opened, shape, **given))
 
 
 def measured(device: _cuda.Device, compile_kernel: Compile, report: Report, **options: Any) -> None:
@@ -188,12 +191,12 @@ def measured(device: _cuda.Device, compile_kernel: Compile, report: Report, **op
     bandwidth = gpu_speed.copy_bandwidth(device, options.pop("copy", gpu_speed.COPY))
     report.add({"copy_gb_per_s": bandwidth / 1e9})
     for name, spec in (("default", DEFAULT), ("paper", PAPER)):
-        report.add({name: gpu_speed.bandwidth_table(device, compile_kernel, spec, bandwidth, **options)})
+        report.grow(name, gpu_speed.bandwidth_table(device, compile_kernel, spec, bandwidth, **options))
     batches = options.pop("batches", (1, 32))
     row = partial(gpu_speed.kernel_row, device, compile_kernel, layout(DEFAULT), **options)
     blocks = [(batch, block) for batch in batches[:2] for block in (64, 128, 256)]
-    found = [{"batch": batch, "block": block, **attempt(partial(row, batch, block=block))} for batch, block in blocks]
-    report.add({"blocks": found})
+    rows = ({"batch": batch, "block": block, **attempt(partial(row, batch, block=block))} for batch, block in blocks)
+    report.grow("blocks", rows)
 
 
 def checked(runner: Runner, gpu: tuple[Any, Compile] | None, folder: Path, report: Report, only: str = "") -> None:

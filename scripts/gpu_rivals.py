@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mtkd_edge.device.kernel.layout import layout
 from mtkd_edge.score import ScoreSpec, oracle
 
 BATCHES = (1, 8, 32, 64)
+NAMES = "kernel", "eager", "compiled", "onnx"
 PROVIDER = "CUDAExecutionProvider"
 Timed = tuple[NDArray[np.floating], float]
 """Scores of the batch, and microseconds of one call."""
@@ -39,39 +41,45 @@ def missing() -> str:
 
 def compare(
     device: _cuda.Device, compile_kernel: Compile, spec: ScoreSpec, batches: Sequence[int] = BATCHES
-) -> list[Row]:
-    """A row a batch and implementation: microseconds, and how many times the kernel's; or why there are none."""
-    rows: list[Row] = []
+) -> Iterator[Row]:
+    """A row an implementation and batch, the kernel's first: microseconds, and how many times the kernel's.
+
+    Whoever fails, or computes another score than the oracle, has a reason in place of a time. The slow ones to compile
+    come last, so that they cannot take the time of the others.
+    """
+    ready: dict[int, tuple[NDArray[np.floating], dict[str, Callable[[], Timed]]]] = {}
     for batch in batches:
-        found = attempt(partial(compare_batch, device, compile_kernel, spec, batch))
-        rows += found if isinstance(found, list) else [{"batch": batch, **found}]
-    return rows
+        found = attempt(partial(rivals_of, device, compile_kernel, spec, batch))
+        if isinstance(found, dict):
+            yield {"batch": batch, **found}
+        else:
+            ready[batch] = found
+    ours: dict[int, float] = {}
+    for name, (batch, (wanted, rivals)) in product(NAMES, ready.items()):
+        row = {"batch": batch, "by": name, **attempt(partial(judged, rivals[name], wanted))}
+        if name == "kernel" and "us" in row:
+            ours[batch] = row["us"]
+        if "us" in row and batch in ours:
+            row["times_the_kernel"] = row["us"] / ours[batch]
+        yield row
 
 
-def compare_batch(device: _cuda.Device, compile_kernel: Compile, spec: ScoreSpec, batch: int) -> list[Row]:
-    """The rows of one batch, the kernel's first. Nobody who computes another score than the oracle has a time."""
+def rivals_of(
+    device: _cuda.Device, compile_kernel: Compile, spec: ScoreSpec, batch: int
+) -> tuple[NDArray[np.floating], dict[str, Callable[[], Timed]]]:
+    """The oracle's scores of one batch, and whoever computes them by name."""
     import torch
 
     from mtkd_edge.lab.graph import ScoreHead
 
     given = features(spec, batch)
-    wanted = oracle(spec, *given)[1]
     tensors = [torch.from_numpy(array).cuda() for arrays in given for array in arrays]
     head = ScoreHead(spec).cuda().eval()
-    rivals: dict[str, Callable[[], Timed]] = {
-        "kernel": partial(by_kernel, device, compile_kernel, spec, given, tensors),
-        "eager": partial(by_torch, head, tensors),
-        "compiled": partial(by_compiler, head, tensors),
-        "onnx": partial(by_onnx, head, tensors),
-    }
-    rows: list[Row] = []
-    for name, rival in rivals.items():
-        row = {"batch": batch, "by": name, **attempt(partial(judged, rival, wanted))}
-        ours = (rows or [row])[0].get("us")
-        if "us" in row and ours is not None:
-            row["times_the_kernel"] = row["us"] / ours
-        rows.append(row)
-    return rows
+    rivals = (
+        partial(by_kernel, device, compile_kernel, spec, given, tensors), partial(by_torch, head, tensors),
+        partial(by_compiler, head, tensors), partial(by_onnx, head, tensors),
+    )  # fmt: skip
+    return oracle(spec, *given)[1], dict(zip(NAMES, rivals, strict=True))
 
 
 def judged(rival: Callable[[], Timed], wanted: NDArray[np.floating]) -> Row:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,7 @@ def bandwidth_table(
     bandwidth: float,
     batches: Sequence[int] = BATCHES,
     **options: int,
-) -> list[Row]:
+) -> Iterator[Row]:
     """A row for each type of features and batch, with the floor and the share of the copy bandwidth reached."""
 
     def one(kind: FeatureType, batch: int) -> Row:
@@ -171,6 +172,5 @@ def bandwidth_table(
         return {**row, "floor_us": floor, "share_of_copy": floor / cold}
 
     kinds: tuple[FeatureType, ...] = ("float32", "float16")
-    return [
-        {"features": kind, "batch": batch, **attempt(partial(one, kind, batch))} for kind in kinds for batch in batches
-    ]
+    for kind, batch in product(kinds, batches):
+        yield {"features": kind, "batch": batch, **attempt(partial(one, kind, batch))}

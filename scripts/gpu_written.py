@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ class Report:
         seconds = time.monotonic() - began
         print(f"{name}: {seconds:.0f} s", file=sys.stderr)
         self.add({"seconds": {name: seconds}})
+
+    def grow(self, name: str, rows: Iterable[Row]) -> None:
+        """Add a table, row by row as they come."""
+        found: list[Row] = []
+        self.add({name: found})
+        for row in rows:
+            found.append(row)
+            self.add({name: found})
 
     def check(self, name: str, row: Row) -> None:
         """Add the row of a check."""

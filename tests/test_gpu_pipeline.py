@@ -131,7 +131,7 @@ def test_a_graph_that_was_refused_is_no_row_of_a_graph_and_an_engine_that_fails_
         raise BackendError(f"{name} gave CUDA_ERROR_NOT_SUPPORTED")
 
     monkeypatch.setattr(_cuda_graph, "call", refused)
-    rows = gpu_pipeline.engine_rows(opened, True, SHAPE, (1,), 4)
+    rows = list(gpu_pipeline.engine_rows(opened, True, SHAPE, (1,), 4))
     assert {row["graph"] for row in rows} == {"refused"}
     assert all("CUDA_ERROR_NOT_SUPPORTED" in row["remark"] for row in rows)
 

@@ -146,6 +146,36 @@ def test_what_was_added_is_on_the_disk_and_a_table_whatever_its_words(report, tm
     assert "| one | FAILED | no \\| here hint: there |" in (tmp_path / gpu_written.MARKDOWN).read_text().splitlines()
 
 
+def test_a_table_is_on_the_disk_row_by_row(report, tmp_path):
+    def rows():
+        yield {"by": "kernel", "us": 1.0}
+        assert on_disk(tmp_path)["rivals"] == [{"by": "kernel", "us": 1.0}]
+        raise RuntimeError("the GPU has fallen off the bus")
+
+    with pytest.raises(RuntimeError):
+        report.grow("rivals", rows())
+    assert on_disk(tmp_path)["rivals"] == [{"by": "kernel", "us": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "state"),
+    [
+        ("========= ERROR SUMMARY: 0 errors", 0, "ok"),
+        ("========= ERROR SUMMARY: 3 errors", 9, "FAILED"),
+        ("========= ERROR SUMMARY: 0 errors", 1, "FAILED"),
+        ("nothing to look at", 0, "FAILED"),
+    ],
+)
+def test_a_sanitizer_must_have_looked_and_found_nothing(tmp_path, monkeypatch, said, code, state):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\necho '{said}'\nexit {code}\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(gpu_report.shutil, "which", lambda name: str(tool))
+    row = gpu_report.sanitizer("memcheck", ["gpu_report.py"], 20.0)
+    assert row["state"] == state
+    assert said in row["found"]
+
+
 @pytest.mark.parametrize(
     ("backend", "words"), [("", r"engine\.json cannot be read"), ("openvino", "an engine for openvino, which needs no")]
 )

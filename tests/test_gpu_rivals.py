@@ -77,8 +77,9 @@ def torch_on_the_double(built, monkeypatch):
 
 def test_rivals_are_timed_on_the_same_tensors_and_must_agree(torch_on_the_double, monkeypatch):
     _, device, compile_kernel = torch_on_the_double
-    rows = rivals(device, compile_kernel)
-    assert [row["batch"] for row in rows.values()] == [2] * 4
+    both = list(gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (1, 2)))
+    assert [(row["by"], row["batch"]) for row in both] == [(name, size) for name in gpu_rivals.NAMES for size in (1, 2)]
+    rows = {row["by"]: row for row in both[1::2]}
     assert all(rows[name]["us"] > 0 for name in ("kernel", "eager", "compiled"))
     assert rows["eager"]["times_the_kernel"] == pytest.approx(rows["eager"]["us"] / rows["kernel"]["us"])
     assert (rows["onnx"]["state"], rows["onnx"]["found"]) == ("not run", "this ONNX Runtime has no CUDA provider")
@@ -123,7 +124,7 @@ def test_what_a_rival_needs_and_this_machine_has_not_is_named(torch_on_the_doubl
 
 
 def rivals(device, compile_kernel) -> dict[str, dict]:
-    rows = gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
+    rows = list(gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,)))
     assert [row["by"] for row in rows] == ["kernel", "eager", "compiled", "onnx"]
     return {row["by"]: row for row in rows}
 
