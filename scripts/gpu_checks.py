@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from gpu_cases import CASES, DEFAULT, ODD, features
+from gpu_rows import CheckError, Row, attempt, demand
 from gpu_runners import Compile, Runner, loaded
 
 from mtkd_edge.device.engine import Bounds
@@ -24,20 +25,6 @@ TOLERANCE = 1e-5
 REPETITIONS = 20
 TYPES: tuple[FeatureType, ...] = ("float32", "float16")
 Check = Callable[[], str]
-
-
-class CheckError(Exception):
-    """A check that does not hold."""
-
-
-class NotHereError(Exception):
-    """A check that this machine has not what it needs for."""
-
-
-def demand(holds: bool, complaint: str) -> None:
-    """Raises CheckError unless it holds."""
-    if not holds:
-        raise CheckError(complaint)
 
 
 def error_of(runner: Runner, spec: ScoreSpec, kind: FeatureType, batch: int) -> float:
@@ -140,12 +127,14 @@ def threads(device: _cuda.Device, compile_kernel: Compile, count: int = 4) -> st
             made.append(session.results().bits())
 
     work()
-    workers = [threading.Thread(target=work) for _ in range(count)]
+    wrong: list[Row | None] = []
+    workers = [threading.Thread(target=lambda: wrong.append(attempt(work))) for _ in range(count)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    demand(len(made) == count + 1, f"{count + 1 - len(made)} threads failed")
+    reasons = [row["found"] for row in wrong if row is not None]
+    demand(not reasons, f"{len(reasons)} threads failed: {reasons[:1]}")
     demand(len(set(made)) == 1, "threads disturb each other")
     return f"{count} threads at once, each with the same bits as one alone"
 

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 from gpu_cases import DEFAULT, features
 from gpu_rivals import cuda_of_torch
+from gpu_rows import Row, attempt, demand
 from gpu_runners import Compile, loaded
 
 from mtkd_edge.device.engines import _cuda
@@ -37,35 +39,37 @@ def stand_in() -> Any:
             self.heads = nn.ModuleList([nn.Conv2d(widths[-1], count, 1) for count in channels])
 
         def forward(self, frames: torch.Tensor) -> list[torch.Tensor]:
-            shared = self.trunk(frames.permute(0, 3, 1, 2).float() / 255)
+            # as a plan's features lie in memory; a permuted input would give them channels last, and the kernel others
+            shared = self.trunk(frames.permute(0, 3, 1, 2).float().contiguous() / 255)
             return [head(shared) for head in self.heads]
 
     torch.manual_seed(0)
     return StandIn().cuda().eval()
 
 
-def frame_rows(
-    device: _cuda.Device, compile_kernel: Compile, batches: tuple[int, ...] = (1, 8)
-) -> list[dict[str, Any]]:
+def frame_rows(device: _cuda.Device, compile_kernel: Compile, batches: tuple[int, ...] = (1, 8)) -> Iterator[Row]:
     """Milliseconds by stage and of the whole call, with the kernel and with torch's own head."""
-    return [
-        frame_row(device, compile_kernel, batch, scorer) for batch in batches for scorer in ("kernel", "torch head")
-    ]
+    for batch, scorer in product(batches, ("kernel", "torch head")):
+        yield {"batch": batch, "scorer": scorer, **attempt(partial(frame_row, device, compile_kernel, batch, scorer))}
 
 
-def frame_row(
-    device: _cuda.Device, compile_kernel: Compile, batch: int, scorer: str, times: int = 100
-) -> dict[str, Any]:
-    """Medians over `times` calls of `batch` frames, one stream for network and scorer."""
+def frame_row(device: _cuda.Device, compile_kernel: Compile, batch: int, scorer: str, times: int = 100) -> Row:
+    """Medians over `times` calls of `batch` frames, one stream for network and scorer.
+
+    Raises CheckError where the kernel and torch do not score these features the same.
+    """
     import torch
 
     from mtkd_edge.lab.graph import ScoreHead
 
     net, head = stand_in(), ScoreHead(DEFAULT).cuda().eval()
     found, given = layout(DEFAULT), features(DEFAULT, batch)
-    pixels = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8).pin_memory()
     with torch.no_grad(), device.current() as cuda, loaded(cuda, compile_kernel(found), found, *given) as session:
         stream = cuda_of_torch().ExternalStream(session.stream.handle)
+        pinned = [torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8).pin_memory()]
+
+        def upload() -> torch.Tensor:
+            return pinned[0].cuda(non_blocking=True)
 
         def score(maps: list[torch.Tensor]) -> Callable[[], np.ndarray]:
             if scorer != "kernel":
@@ -75,19 +79,34 @@ def frame_row(
             session.launch()
             return lambda: session.results().scores
 
-        rows = [one_call(stream, pixels, net, score) for _ in range(times + 10)][10:]
+        def same_score() -> None:
+            with cuda_of_torch().stream(stream):
+                maps = net(upload())
+                wanted = head(*maps)[1].cpu().numpy()
+                found = score(maps)()
+            demand(np.allclose(found, wanted, rtol=1e-3, atol=1e-4), f"the kernel scores {found}, torch {wanted}")
+
+        try:
+            same_score()
+            rows = [one_call(stream, upload, net, score) for _ in range(times + 10)][10:]
+        finally:
+            # torch lets go of pinned memory by an event on each stream that has read it, so it goes before the stream;
+            # nobody else holds it, or the frames of a traceback would keep it
+            pinned.clear()
     middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     return {"batch": batch, "scorer": scorer, **{f"{name}_ms": value for name, value in middle.items()}}
 
 
-def one_call(stream: Any, pixels: Any, net: Any, score: Callable[..., Callable[[], np.ndarray]]) -> dict[str, float]:
+def one_call(
+    stream: Any, upload: Callable[[], Any], net: Any, score: Callable[..., Callable[[], np.ndarray]]
+) -> dict[str, float]:
     """Milliseconds of each stage by events, and of the call by the host's clock."""
     torch_cuda = cuda_of_torch()
     events = [torch_cuda.Event(enable_timing=True) for _ in range(len(STAGES) + 1)]
     began = time.perf_counter()
     with torch_cuda.stream(stream):
         events[0].record(stream)
-        frames = pixels.cuda(non_blocking=True)
+        frames = upload()
         events[1].record(stream)
         maps = net(frames)
         events[2].record(stream)

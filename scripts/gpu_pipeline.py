@@ -6,29 +6,31 @@ TensorRT's place behind it (`TorchTensorrt`), so that upload, kernel, streams, e
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 from gpu_cases import DEFAULT
-from gpu_checks import NotHereError, demand
 from gpu_frame import stand_in
 from gpu_rivals import cuda_of_torch
+from gpu_rows import NotHereError, Row, attempt, demand
 from gpu_runners import Compile
 
 from mtkd_edge.bundle import load_engine
-from mtkd_edge.device.engine import Bounds, EngineOptions, Frames, Inference
-from mtkd_edge.device.engines import _cuda, _cuda_graph, open_engine
+from mtkd_edge.device.engine import STEADY, Bounds, EngineOptions, Frames, Inference
+from mtkd_edge.device.engines import _cuda, open_engine
 from mtkd_edge.device.engines._trt_run import Fusion, TensorrtEngine
 from mtkd_edge.device.kernel.build import Fused
 from mtkd_edge.device.kernel.layout import layout
+from mtkd_edge.errors import UsageError
 
 SIDE = 256
+WAYS = "alone", "overlapped", "overlapped, scores only"
 NAMES = tuple(f"{side}_{number}" for side in ("student", "reference") for number in range(len(DEFAULT.levels)))
 Open = Callable[[bool], TensorrtEngine]
 """Whether as a CUDA graph -> engine."""
@@ -72,7 +74,7 @@ class TorchPlan:
         self._addresses: dict[str, int] = {}
         self._count = 0
         # made once: a capture may find no work that is not queued
-        self._tensor = functools.cache(tensor_at)
+        self._tensor = cache(tensor_at)
         self.num_io_tensors = len(self._shapes)
 
     def create_execution_context(self) -> TorchPlan:
@@ -129,14 +131,15 @@ def torch_engines(device: _cuda.Device, compile_kernel: Compile, batch: int = 8)
 
 
 def folder_engines(folder: Path) -> tuple[Open, tuple[int, int, int]]:
-    """Engines of a folder that was built on this machine, and the shape of its frames."""
+    """Engines of a folder that was built here, and the shape of its frames. Raises BundleError, UsageError."""
     manifest = load_engine(folder)
     frame = manifest.model.frame
+    if manifest.backend == "openvino":
+        raise UsageError(f"{folder} is an engine for {manifest.backend}, which needs no GPU")
 
     def opened(graph: bool) -> TensorrtEngine:
         engine = open_engine(folder, manifest, EngineOptions(cuda_graph=graph))
-        if not isinstance(engine, TensorrtEngine):
-            raise SystemExit(f"error: {folder} is an engine for {manifest.backend}, which needs no GPU")
+        assert isinstance(engine, TensorrtEngine), "every other backend is TensorRT's"
         return engine
 
     return opened, (frame.height, frame.width, 3)
@@ -160,10 +163,18 @@ def overlapped(engine: TensorrtEngine, given: Sequence[Frames], bounds: Bounds |
         yield engine.collect(before)
 
 
+def try_out(opened: Open, shape: tuple[int, ...]) -> str:
+    """An engine opens, and scores one frame."""
+    with opened(False) as engine:
+        made = engine.infer(batches(shape, 1, 1)[0])
+        demand(bool(np.isfinite(made.scores).all()), "the score of a frame of noise is not finite")
+        return f"{engine.name} takes batches of 1 to {engine.batch}, in {', '.join(made.stages)}"
+
+
 def two_batches(opened: Open, shape: tuple[int, ...]) -> str:
     """Overlapped batches have the bits of single ones, and the maps that are not wanted are not copied."""
-    given = batches(shape, 20, 2)
     with opened(False) as engine:
+        given = batches(shape, 20, min(2, engine.batch))
         single = [engine.infer(frames) for frames in given]
         same_results(list(overlapped(engine, given)), single, "overlapped")
         scores = np.concatenate([one.scores for one in single])
@@ -174,13 +185,13 @@ def two_batches(opened: Open, shape: tuple[int, ...]) -> str:
             has_map = ours.has_map if ours.has_map is not None else np.ones_like(wanted)
             demand(bool((has_map >= wanted).all()), "a map that is wanted was not copied")
             demand(ours.maps[has_map].tobytes() == theirs.maps[has_map].tobytes(), "another map with bounds")
-    return f"{len(given)} batches of 2: the same bits overlapped as alone, and the maps that were wanted"
+    return f"{len(given)} batches of {len(given[0])}: the same bits overlapped as alone, and the maps that were wanted"
 
 
 def graphs(opened: Open, shape: tuple[int, ...]) -> str:
     """A CUDA graph of the batch has the bits of its steps. Raises NotHereError where there can be none."""
-    given = batches(shape, _cuda_graph.STEADY + 20, 2)
     with opened(False) as engine:
+        given = batches(shape, STEADY + 20, min(2, engine.batch))
         single = [engine.infer(frames) for frames in given]
         smaller = [engine.infer(frames[:1]) for frames in given[:3]]  # a network's bits may depend on the batch
     with opened(True) as engine:
@@ -190,7 +201,7 @@ def graphs(opened: Open, shape: tuple[int, ...]) -> str:
             raise NotHereError(engine.remark)
         demand(list(found[-1].stages) == ["graph"], "no graph was launched")
         same_results([engine.infer(frames[:1]) for frames in given[:3]], smaller, "in a smaller batch")
-    return f"{len(given) - _cuda_graph.STEADY} graphs, overlapped: the same bits as step by step; another size after it"
+    return f"{len(given) - STEADY} graphs, overlapped: the same bits as step by step; another size after it"
 
 
 def same_results(ours: Sequence[Inference], theirs: Sequence[Inference], how: str) -> None:
@@ -202,26 +213,34 @@ def same_results(ours: Sequence[Inference], theirs: Sequence[Inference], how: st
 
 def pipeline_rows(
     opened: Open, shape: tuple[int, ...], sizes: Sequence[int] = (1, 8), times: int = 200
-) -> list[dict[str, Any]]:
+) -> Iterator[Row]:
     """Milliseconds a batch and frames a second: step by step or as a graph, one at a time or overlapped."""
-    rows: list[dict[str, Any]] = []
     for graph in (False, True):
-        with opened(graph) as engine:
-            for size in [size for size in sizes if size <= engine.batch]:
-                given = batches(shape, 4, size) * (times // 4)
-                warm = given[: _cuda_graph.STEADY + 4]
-                for way in ("alone", "overlapped", "overlapped, scores only"):
-                    bounds = Bounds(math.inf, math.inf) if way.endswith("only") else None
+        rows = engine_rows(opened, graph, shape, sizes, times)
+        while (row := attempt(partial(next, rows, None))) is not None:
+            yield {"graph": "yes" if graph else "no", **row}
 
-                    def work(frames: Sequence[Frames], way: str = way, bounds: Bounds | None = bounds) -> int:
-                        if way == "alone":
-                            return len([engine.infer(one) for one in frames])
-                        return len(list(overlapped(engine, frames, bounds)))
 
-                    work(warm)
-                    began = time.perf_counter()
-                    done = work(given)
-                    each = (time.perf_counter() - began) / done
-                    row = {"batch": size, "graph": "yes" if graph else "no", "batches": way}
-                    rows.append({**row, "ms": each * 1e3, "frames_per_s": size / each, "remark": engine.remark})
-    return rows
+def engine_rows(opened: Open, graph: bool, shape: tuple[int, ...], sizes: Sequence[int], times: int) -> Iterator[Row]:
+    """The rows of one engine."""
+    with opened(graph) as engine:
+        for size in [size for size in sizes if size <= engine.batch]:
+            few = batches(shape, 4, size)
+            warm, given = (few * STEADY)[: STEADY + 4], few * (times // 4)
+            for way in WAYS:
+                work(engine, warm, way)
+                began = time.perf_counter()
+                done = work(engine, given, way)
+                each = (time.perf_counter() - began) / len(done)
+                # what was asked for as a graph and launched step by step is no figure of a graph
+                kind = ("yes" if "graph" in done[-1].stages else "refused") if graph else "no"
+                row = {"graph": kind, "batch": size, "batches": way, "ms": each * 1e3, "frames_per_s": size / each}
+                yield {**row, "remark": engine.remark}
+
+
+def work(engine: TensorrtEngine, frames: Sequence[Frames], way: str) -> list[Inference]:
+    """Infer all batches in one of WAYS."""
+    if way == "alone":
+        return [engine.infer(one) for one in frames]
+    bounds = Bounds(math.inf, math.inf) if way.endswith("only") else None
+    return list(overlapped(engine, frames, bounds))

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from mtkd_edge.device.engine import NO_BOUNDS, Bounds
 from mtkd_edge.device.engines import _cuda
-from mtkd_edge.device.kernel import host
+from mtkd_edge.device.kernel import compiler, host
 from mtkd_edge.device.kernel.launcher import Kernel, Outputs
 from mtkd_edge.device.kernel.layout import BLOCK, Layout
+from mtkd_edge.errors import BackendError
 
 Compile = Callable[[Layout], bytes]
 
@@ -44,6 +45,27 @@ class Runner(Protocol):
     ) -> Results:
         """student, reference: [N, C, h, w] of the layout's type, one a level. Raises BackendError."""
         ...
+
+
+def compiler_for(device: _cuda.Device, arch: str, text: str) -> compiler.Compiler:
+    """The first compiler whose code of `text` loads here. Raises BackendError with what is wrong with each."""
+    reasons = []
+    for found in compiler.candidates():
+        reason = _misfit(device, found, arch, text)
+        if not reason:
+            return found
+        reasons.append(f"{found.name}: {reason}")
+    raise BackendError("; ".join(reasons) or "neither nvcc nor NVRTC is here: no kernel can be compiled", compiler.HINT)
+
+
+def _misfit(device: _cuda.Device, found: compiler.Compiler, arch: str, text: str) -> str:
+    try:
+        code = found.compile(text, arch)
+        with device.current() as cuda:
+            cuda.module_from_buffer(code)
+    except BackendError as error:
+        return error.message
+    return ""
 
 
 class HostRunner:

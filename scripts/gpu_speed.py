@@ -1,7 +1,8 @@
 """Speed of the kernel on a GPU, against the floor that no implementation can be faster than: bytes over copy bandwidth.
 
 Times are those of CUDA events around many launches. `cold` walks through more memory than any L2 cache holds, `warm`
-reads features that may still be in the cache, as they are right after an engine has written them.
+reads features that may still be in the cache, as they are right after an engine has written them. Small batches end
+before Python has launched the next; the launches of a `graph` follow each other without it.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 from gpu_cases import features
+from gpu_rows import Row, attempt
 from gpu_runners import Compile, Session, loaded
 
 from mtkd_edge.device.engine import NO_BOUNDS
-from mtkd_edge.device.engines import _cuda
+from mtkd_edge.device.engines import _cuda, _cuda_graph
 from mtkd_edge.device.kernel.layout import BLOCK, FeatureType, Layout, layout
 from mtkd_edge.score import ScoreSpec
 
@@ -42,6 +45,26 @@ def milliseconds(cuda: Any, stream: Any, work: Callable[[int], None], times: int
     return float(begin.time_till(end)) / times
 
 
+def replayed(cuda: Any, stream: Any, work: Callable[[int], None], times: int) -> float:
+    """As `milliseconds`, the calls captured as one CUDA graph. Raises MissingExtraError, BackendError."""
+
+    def all_calls() -> None:
+        for number in range(times):
+            work(number)
+
+    graph = _cuda_graph.Graph(_cuda_graph.import_bindings(), stream.handle, all_calls)
+    try:
+        return milliseconds(cuda, stream, lambda _: graph.launch(), 3, 1) / times
+    finally:
+        graph.close()
+
+
+def in_graph(cuda: Any, stream: Any, works: dict[str, Callable[[int], None]], times: int) -> Row:
+    """Microseconds of each of the works as a graph, or a remark why there are none: the other times stand without."""
+    found = attempt(lambda: {name: replayed(cuda, stream, work, times) * 1e3 for name, work in works.items()})
+    return {"remark": found["found"]} if "state" in found else found
+
+
 def copy_bandwidth(device: _cuda.Device, size: int = COPY) -> float:
     """Bytes a second of a device-to-device copy, read and written counted, best of ten."""
     with device.current() as cuda:
@@ -56,8 +79,8 @@ def copy_bandwidth(device: _cuda.Device, size: int = COPY) -> float:
     return 2 * size / min(runs) * 1e3
 
 
-def empty_launch(device: _cuda.Device, cubin: bytes, times: int = 1000) -> dict[str, float]:
-    """Microseconds of a kernel that does nothing: queued back to back, and launched and waited for."""
+def empty_launch(device: _cuda.Device, cubin: bytes, times: int = 1000) -> Row:
+    """Microseconds of a kernel that does nothing: queued back to back, launched and waited for, and in a graph."""
     with device.current() as cuda:
         module, stream = cuda.module_from_buffer(cubin), cuda.Stream()
         function = module.get_function("empty")
@@ -65,9 +88,10 @@ def empty_launch(device: _cuda.Device, cubin: bytes, times: int = 1000) -> dict[
         launch = partial(_launch_empty, function, stream)
         queued = milliseconds(cuda, stream, launch, times)
         waited = waiting(launch, stream, times)
+        graph = in_graph(cuda, stream, {"graph_us": launch}, times)
         # unloaded here, where the context is current
         del launch, function, module, stream
-    return {"queued_us": queued * 1e3, "waited_us": waited}
+    return {"queued_us": queued * 1e3, "waited_us": waited, **graph}
 
 
 def _launch_empty(function: Any, stream: Any, _: int) -> None:
@@ -106,22 +130,28 @@ def kernel_row(
     block: int = BLOCK,
     cold: int = COLD,
     times: int = 200,
-) -> dict[str, float]:
-    """Microseconds of one launch for `batch` images: cold, warm, and launched and waited for."""
+) -> Row:
+    """Microseconds of one launch for `batch` images: cold, warm, launched and waited for, and both in a graph."""
     student, reference = features(found.spec, batch, 0, found.features)
     with device.current() as cuda, loaded(cuda, compile_kernel(found), found, student, reference) as session:
         sets = copies(cuda, session, [array.nbytes for array in (*student, *reference)], cold)
 
-        def launch(addresses: Sequence[int]) -> None:
+        def walk(number: int) -> None:
+            addresses = sets[number % len(sets)]
             session.kernel.queue(batch, addresses, session.outputs, session.stream, NO_BOUNDS, block)
 
-        walked = milliseconds(cuda, session.stream, lambda number: launch(sets[number % len(sets)]), times, len(sets))
-        stayed = milliseconds(cuda, session.stream, lambda _: launch(sets[0]), times)
-        waited = waiting(lambda _: launch(sets[0]), session.stream, times)
+        def stay(_: int) -> None:
+            walk(0)
+
+        walked = milliseconds(cuda, session.stream, walk, times, len(sets))
+        stayed = milliseconds(cuda, session.stream, stay, times)
+        waited = waiting(stay, session.stream, times)
+        graph = in_graph(cuda, session.stream, {"graph_cold_us": walk, "graph_warm_us": stay}, max(times, len(sets)))
         finite = bool(np.isfinite(session.results().scores).all())
     if not finite:
         raise ValueError("the timed launches made no finite scores, and would have skipped the pooling")
-    return {"batch": batch, "block": block, "cold_us": walked * 1e3, "warm_us": stayed * 1e3, "waited_us": waited}
+    row = {"batch": batch, "block": block, "cold_us": walked * 1e3, "warm_us": stayed * 1e3, "waited_us": waited}
+    return {**row, **graph}
 
 
 def bandwidth_table(
@@ -131,14 +161,16 @@ def bandwidth_table(
     bandwidth: float,
     batches: Sequence[int] = BATCHES,
     **options: int,
-) -> list[dict[str, float | str]]:
+) -> Iterator[Row]:
     """A row for each type of features and batch, with the floor and the share of the copy bandwidth reached."""
-    rows: list[dict[str, float | str]] = []
-    kinds: tuple[FeatureType, ...] = ("float32", "float16")
-    for kind in kinds:
+
+    def one(kind: FeatureType, batch: int) -> Row:
         found = layout(spec, kind)
-        for batch in batches:
-            row = kernel_row(device, compile_kernel, found, batch, **options)
-            floor = found.traffic(batch) / bandwidth * 1e6
-            rows.append({"features": kind, **row, "floor_us": floor, "share_of_copy": floor / row["cold_us"]})
-    return rows
+        row = kernel_row(device, compile_kernel, found, batch, **options)
+        floor = found.traffic(batch) / bandwidth * 1e6
+        cold = row["graph_cold_us" if "graph_cold_us" in row else "cold_us"]
+        return {**row, "floor_us": floor, "share_of_copy": floor / cold}
+
+    kinds: tuple[FeatureType, ...] = ("float32", "float16")
+    for kind, batch in product(kinds, batches):
+        yield {"features": kind, "batch": batch, **attempt(partial(one, kind, batch))}

@@ -10,8 +10,9 @@ import pytest
 from trt_double import Bindings, Tensorrt
 from two_batches import FRAMES, assert_same_bits, bindings, cuda, made, overlapped, start  # noqa: F401 - fixtures too
 
+from mtkd_edge.device import bench
+from mtkd_edge.device.engine import STEADY
 from mtkd_edge.device.engines import _cuda_graph
-from mtkd_edge.device.engines._cuda_graph import STEADY
 from mtkd_edge.device.engines._trt_run import TensorrtEngine
 
 if shutil.which("g++") is None:
@@ -39,6 +40,15 @@ def test_a_graph_of_the_whole_batch_has_the_same_bits(made, cuda, bindings, monk
         assert engine.remark == ""
     gc.collect()
     assert (bindings.graphs, cuda.alive, cuda.stack) == (0, 0, [])
+
+
+def test_what_bench_measures_is_the_graph_and_not_its_capture(made, cuda, bindings, monkeypatch):
+    with start(monkeypatch, cuda, made, bindings=bindings, graph=True) as engine:
+        for frames in (FRAMES[0], FRAMES[0][:1]):
+            row = bench.measure(engine, frames, 0.0)
+            assert list(row.stages) == ["graph"]
+            assert bindings.launches > row.calls, "the first launch comes right after the capture"
+            bindings.launches = 0
 
 
 def test_another_batch_size_or_other_bounds_are_captured_again_when_they_are_steady(made, cuda, bindings, monkeypatch):

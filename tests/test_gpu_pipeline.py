@@ -16,7 +16,7 @@ from graph_double import Bindings
 
 from mtkd_edge.device.engines import _cuda, _cuda_graph
 from mtkd_edge.device.kernel import host
-from mtkd_edge.errors import MissingExtraError
+from mtkd_edge.errors import BackendError, MissingExtraError
 
 torch = pytest.importorskip("torch")
 if shutil.which("g++") is None:
@@ -25,7 +25,8 @@ if shutil.which("g++") is None:
 import gpu_cases  # noqa: E402 - after what may skip
 import gpu_pipeline  # noqa: E402
 import gpu_report  # noqa: E402
-from gpu_checks import CheckError, NotHereError  # noqa: E402
+from gpu_rows import CheckError, NotHereError  # noqa: E402
+from gpu_written import Report  # noqa: E402
 
 SHAPE = (64, 64, 3)
 LEVELS = (gpu_cases.by_position("distance", 16, 8, 0.5, 1), gpu_cases.by_position("distance", 8, 8, 0.5, 2))
@@ -80,6 +81,12 @@ def test_both_checks_hold_on_the_double(opened):
     assert "20 graphs, overlapped: the same bits" in gpu_pipeline.graphs(opened, SHAPE)
 
 
+def test_an_engine_that_takes_one_frame_at_a_time_is_checked_with_one(opened, built):
+    alone = gpu_pipeline.torch_engines(_cuda.Device(), lambda found: host.build(found, built).read_bytes(), 1)
+    assert "20 batches of 1: the same bits" in gpu_pipeline.two_batches(alone, SHAPE)
+    assert "batches of 1 to 1, in upload, features, score, download" in gpu_pipeline.try_out(alone, SHAPE)
+
+
 def test_wrong_bits_and_a_missing_graph_are_told_apart(opened, monkeypatch):
     def missing() -> None:
         raise MissingExtraError("cuda-bindings", "graph", "CUDA graphs")
@@ -99,17 +106,42 @@ def test_wrong_bits_and_a_missing_graph_are_told_apart(opened, monkeypatch):
         gpu_pipeline.two_batches(opened, SHAPE)
 
 
-def test_the_report_names_what_it_cannot_run_and_runs_and_times_the_rest(opened, monkeypatch):
-    checks: dict[str, dict[str, str]] = {}
+def test_the_report_names_what_it_cannot_run_and_runs_and_times_the_rest(opened, monkeypatch, tmp_path):
+    report = Report(tmp_path, {"gpu": "the double", "machine": "here"})
     monkeypatch.setattr(gpu_pipeline, "torch_engines", lambda device, compile_kernel: opened)
     monkeypatch.setattr(gpu_report.gpu_rivals, "missing", lambda: "torch sees no GPU")
-    assert gpu_report.pipelined(None, None, None, checks)["pipeline"]["state"] == "not run"
-    assert {row["state"] for row in checks.values()} == {"not run"}
+    gpu_report.pipelined(None, None, None, report)
+    assert report.found["pipeline"]["state"] == "not run"
+    assert states(report) == {"two batches": "not run", "CUDA graph": "not run"}
     monkeypatch.setattr(gpu_report.gpu_rivals, "missing", lambda: "")
-    rows = gpu_report.pipelined(None, None, None, checks, sizes=(1, 2), times=4)["pipeline"]
-    assert {name: row["state"] for name, row in checks.items()} == {"two batches": "ok", "CUDA graph": "ok"}
+    gpu_report.pipelined(None, None, None, report, sizes=(1, 2), times=4)
+    assert states(report) == {"two batches": "ok", "CUDA graph": "ok"}
+    rows = report.found["pipeline"]
     assert [(row["graph"], row["batch"]) for row in rows[::3]] == [("no", 1), ("no", 2), ("yes", 1), ("yes", 2)]
     assert {row["batches"] for row in rows} == {"alone", "overlapped", "overlapped, scores only"}
     for row in rows:
         assert row["frames_per_s"] == pytest.approx(row["batch"] / row["ms"] * 1e3)
         assert row["remark"] == ""
+
+
+def test_a_graph_that_was_refused_is_no_row_of_a_graph_and_an_engine_that_fails_no_end(opened, monkeypatch):
+    def refused(_: object, name: str, *given: object) -> object:
+        raise BackendError(f"{name} gave CUDA_ERROR_NOT_SUPPORTED")
+
+    monkeypatch.setattr(_cuda_graph, "call", refused)
+    rows = list(gpu_pipeline.engine_rows(opened, True, SHAPE, (1,), 4))
+    assert {row["graph"] for row in rows} == {"refused"}
+    assert all("CUDA_ERROR_NOT_SUPPORTED" in row["remark"] for row in rows)
+
+    def opens(graph: bool) -> object:
+        if not graph:
+            raise RuntimeError("out of memory")
+        return opened(False)
+
+    first, *others = gpu_pipeline.pipeline_rows(opens, SHAPE, (1,), 4)
+    assert first == {"graph": "no", "state": "FAILED", "found": "RuntimeError: out of memory"}
+    assert [row["batches"] for row in others] == list(gpu_pipeline.WAYS)
+
+
+def states(report: Report) -> dict[str, str]:
+    return {name: row["state"] for name, row in report.found["checks"].items()}

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
-import time
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from trt_double import Cuda
+from trt_double import Bindings, Cuda
 
-from mtkd_edge.device.engines import _cuda
-from mtkd_edge.device.kernel import host
+from mtkd_edge.device.engines import _cuda, _cuda_graph
+from mtkd_edge.device.kernel import compiler, host
 from mtkd_edge.device.kernel.layout import layout
 from mtkd_edge.errors import BackendError
 
@@ -25,11 +23,12 @@ if shutil.which("g++") is None:
 
 import gpu_cases
 import gpu_checks
-import gpu_frame
 import gpu_report
-import gpu_rivals
 import gpu_speed
-from gpu_runners import CudaRunner, HostRunner, Results
+import gpu_written
+from gpu_runners import CudaRunner, HostRunner, Results, compiler_for
+
+ABOUT = {"gpu": "the double", "machine": "here"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,9 @@ def built(tmp_path_factory) -> Path:
 def gpu(monkeypatch, built):
     """A device and a compiler of the double's machine code."""
     double = Cuda()
+    bindings = Bindings(double)
     monkeypatch.setattr(_cuda, "import_driver", lambda: double)
+    monkeypatch.setattr(_cuda_graph, "import_bindings", lambda: bindings)
     return double, _cuda.Device(), lambda found: host.build(found, built).read_bytes()
 
 
@@ -52,11 +53,13 @@ def small(monkeypatch):
     monkeypatch.setattr(gpu_checks, "CASES", {name: gpu_cases.CASES[name] for name in ("odd", "large")})
 
 
-def test_every_check_of_a_gpu_runs_and_frees_what_it_took(gpu, built, small):
+def test_every_check_of_a_gpu_runs_and_frees_what_it_took(gpu, built, small, tmp_path):
     double, device, compile_kernel = gpu
-    found = gpu_report.checked(CudaRunner(device, compile_kernel), (device, compile_kernel), built)
+    report = gpu_written.Report(tmp_path, ABOUT)
+    gpu_report.checked(CudaRunner(device, compile_kernel), (device, compile_kernel), built, report)
+    found = report.found["checks"]
     assert {name: row for name, row in found.items() if row["state"] != "ok"} == {}
-    assert len(found) == 8
+    assert tuple(found) == gpu_report.CHECKS
     assert "2048" not in found["failed launch"]["found"]
     assert "was made for" in found["digest"]["found"]
     assert (double.alive, double.stack) == (0, [])
@@ -64,7 +67,9 @@ def test_every_check_of_a_gpu_runs_and_frees_what_it_took(gpu, built, small):
 
 def test_speed_is_measured_at_every_batch_against_the_floor(gpu, tmp_path):
     double, device, compile_kernel = gpu
-    found = gpu_report.measured(device, compile_kernel, copy=1 << 16, batches=(1, 2), cold=1 << 18, times=1)
+    report = gpu_written.Report(tmp_path, ABOUT)
+    gpu_report.measured(device, compile_kernel, report, copy=1 << 16, batches=(1, 2), cold=1 << 18, times=1)
+    found = json.loads((tmp_path / "report.json").read_text())
     assert found["copy_gb_per_s"] > 0
     for name, spec in (("default", gpu_cases.DEFAULT), ("paper", gpu_cases.PAPER)):
         rows = found[name]
@@ -74,8 +79,8 @@ def test_speed_is_measured_at_every_batch_against_the_floor(gpu, tmp_path):
         for row in rows:
             floor = layout(spec, row["features"]).traffic(row["batch"]) / found["copy_gb_per_s"] / 1e3
             assert row["floor_us"] == pytest.approx(floor)
-            assert row["share_of_copy"] == pytest.approx(row["floor_us"] / row["cold_us"])
-            assert min(row["cold_us"], row["warm_us"], row["waited_us"]) > 0
+            assert row["share_of_copy"] == pytest.approx(row["floor_us"] / row["graph_cold_us"])
+            assert min(row[f"{name}_us"] for name in ("cold", "warm", "waited", "graph_cold", "graph_warm")) > 0
     assert [(row["batch"], row["block"]) for row in found["blocks"]] == [(b, t) for b in (1, 2) for t in (64, 128, 256)]
     assert (double.alive, double.stack) == (0, [])
 
@@ -85,9 +90,44 @@ def test_an_empty_launch_is_timed_and_unloaded(gpu, tmp_path):
     command = ["g++", "-shared", "-fPIC", "-x", "c++", "-", "-o", str(tmp_path / "empty.so")]
     subprocess.run(command, input='extern "C" void empty() {}', text=True, check=True)
     found = gpu_speed.empty_launch(device, (tmp_path / "empty.so").read_bytes(), 5)
-    assert found.keys() == {"queued_us", "waited_us"}
+    assert found.keys() == {"queued_us", "waited_us", "graph_us"}
     assert min(found.values()) > 0
     assert double.alive == 0
+
+
+def test_a_launch_in_a_graph_is_timed_without_the_host_and_where_there_is_none_the_rest_stands(gpu, monkeypatch):
+    double, device, compile_kernel = gpu
+    found = layout(gpu_cases.LARGE)
+    bindings = _cuda_graph.import_bindings()
+    row = gpu_speed.kernel_row(device, compile_kernel, found, 1, cold=1 << 16, times=3)
+    launches = [name for name in double.log if name == "graph: score"]
+    assert len(launches) == 2 * (1 + 3) * max(3, math.ceil((1 << 16) / (2 * sum(sizes(found)))))
+    assert bindings.graphs == 0
+    bindings.missing = "cuGraphInstantiate"
+    bare = gpu_speed.kernel_row(device, compile_kernel, found, 1, cold=1 << 16, times=3)
+    assert bare.keys() == row.keys() - {"graph_cold_us", "graph_warm_us"} | {"remark"}
+    assert "cuGraphInstantiate cannot be called" in bare["remark"]
+    assert (double.alive, double.stack) == (0, [])
+
+
+def sizes(found) -> list[int]:
+    return [4 * level.rows * level.entries for level in found.levels]
+
+
+def test_the_first_compiler_that_fits_the_gpu_is_taken_and_else_each_ones_words(gpu, tmp_path, monkeypatch):
+    double, device, _ = gpu
+
+    def old(text: str, arch: str) -> bytes:
+        raise BackendError(f"nvcc does not know {arch}")
+
+    works = host.build(layout(gpu_cases.ODD), tmp_path).read_bytes()
+    monkeypatch.setattr(compiler, "find_nvcc", lambda: compiler.Compiler("nvcc 11.5", old))
+    monkeypatch.setattr(compiler, "find_nvrtc", lambda: compiler.Compiler("NVRTC 13.0", lambda text, arch: works))
+    assert compiler_for(device, "sm_90", gpu_speed.EMPTY).name == "NVRTC 13.0"
+    monkeypatch.setattr(compiler, "find_nvrtc", lambda: compiler.Compiler("NVRTC 14.0", lambda text, arch: b"newer"))
+    with pytest.raises(BackendError, match=r"nvcc 11.5: nvcc does not know sm_90; NVRTC 14.0: .*image is invalid"):
+        compiler_for(device, "sm_90", gpu_speed.EMPTY)
+    assert (double.alive, double.stack) == (0, [])
 
 
 class Broken:
@@ -121,12 +161,11 @@ class Broken:
         ("NaN looks normal", {"verdict bits"}),
     ],
 )
-def test_each_check_fails_where_it_should(built, small, fault, caught):
-    failed = set()
+def test_each_check_fails_where_it_should(built, small, tmp_path, fault, caught):
+    report = gpu_written.Report(tmp_path, ABOUT)
     for name in ("exactness", "launch shapes", "verdict bits", "bits of the host build"):
-        found = gpu_report.checked(Broken(built, fault), None, built, name)
-        failed |= {key for key, row in found.items() if row["state"] == "FAILED"}
-    assert caught <= failed
+        gpu_report.checked(Broken(built, fault), None, built, report, name)
+    assert caught <= {key for key, row in report.found["checks"].items() if row["state"] == "FAILED"}
 
 
 def test_without_a_gpu_the_report_says_what_has_not_run(tmp_path, monkeypatch, capsys, small):
@@ -152,6 +191,26 @@ def test_a_check_that_fails_ends_the_script_with_1(tmp_path, monkeypatch, small)
     assert json.loads((tmp_path / "report.json").read_text())["checks"]["verdict bits"]["state"] == "FAILED"
 
 
+def test_without_a_host_compiler_its_check_has_not_run(built, small, tmp_path, monkeypatch):
+    report = gpu_written.Report(tmp_path, ABOUT)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    gpu_report.checked(HostRunner(built), None, built, report, "bits of the host build")
+    row = report.found["checks"]["bits of the host build"]
+    assert (row["state"], row["found"]) == ("not run", "g++ is not installed, which makes the host build")
+
+
+def test_an_arch_that_nvcc_does_not_know_is_a_row_beside_the_others(monkeypatch):
+    def taken(found, arch: str) -> compiler.Resources:
+        if arch == "sm_110":
+            raise BackendError("Unsupported gpu architecture")
+        return compiler.Resources(96, 0, 0)
+
+    monkeypatch.setattr(compiler, "resources", taken)
+    rows = {row["arch"]: row for row in gpu_report.resources() if row["kernel"] == "paper"}
+    assert tuple(rows) == gpu_report.ARCHES
+    assert (rows["sm_90"]["registers"], rows["sm_110"]["found"]) == (96, "Unsupported gpu architecture")
+
+
 def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
     def none(index: int = 0) -> None:
         raise BackendError("there is no NVIDIA driver")
@@ -160,65 +219,3 @@ def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"no NVIDIA driver\n  without a GPU: --host"):
         gpu_report.main()
-
-
-def test_rivals_that_cannot_run_are_named():
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU: scripts/gpu_report.py compares for real")
-    assert "sees no GPU" in gpu_rivals.missing()
-
-
-@pytest.fixture
-def torch_on_the_double(gpu, monkeypatch):
-    """torch's tensors stay on this CPU, and the kernel takes their addresses as it would on a GPU."""
-    torch = pytest.importorskip("torch")
-    double, _, _ = gpu
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self, stream: object) -> None:
-            self.at = time.perf_counter()
-
-        def synchronize(self) -> None: ...
-
-        def elapsed_time(self, other: Event) -> float:
-            return (other.at - self.at) * 1e3
-
-    class Anywhere(dict):
-        def __contains__(self, address: object) -> bool:
-            return True
-
-    fake = SimpleNamespace(
-        Event=Event, stream=lambda _: nullcontext(), ExternalStream=lambda handle: handle, current_stream=lambda: None
-    )
-    for module in (gpu_rivals, gpu_frame):
-        monkeypatch.setattr(module, "cuda_of_torch", lambda: fake)
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor, **_: tensor)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
-    monkeypatch.setattr(torch, "compile", lambda module: module)
-    double.memory = Anywhere(double.memory)
-    return gpu
-
-
-def test_rivals_are_timed_on_the_same_tensors_and_must_agree(torch_on_the_double, monkeypatch):
-    _, device, compile_kernel = torch_on_the_double
-    (row,) = gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
-    assert {"kernel_us", "eager_us", "compiled_us", "eager_ratio", "compiled_ratio"} <= row.keys()
-    assert row["eager_ratio"] == pytest.approx(row["eager_us"] / row["kernel_us"])
-    assert "no CUDA provider" in row["onnx"]
-    monkeypatch.setattr("torch.compile", lambda module: lambda *maps: (None, module(*maps)[1] + 0.1))
-    with pytest.raises(ValueError, match="compiled computes another score"):
-        gpu_rivals.compare(device, compile_kernel, gpu_cases.ODD, (2,))
-
-
-def test_a_whole_frame_is_timed_by_stage_with_both_scorers(torch_on_the_double):
-    double, device, compile_kernel = torch_on_the_double
-    for scorer in ("kernel", "torch head"):
-        row = gpu_frame.frame_row(device, compile_kernel, 1, scorer, 2)
-        assert list(row) == ["batch", "scorer", "upload_ms", "features_ms", "score_ms", "download_ms", "call_ms"]
-        assert row["call_ms"] >= row["features_ms"] > 0
-    assert double.alive == 0

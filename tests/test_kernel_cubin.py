@@ -131,7 +131,7 @@ def test_the_machine_code_has_them_too(cubins, tmp_path):
 
 def test_nvrtc_makes_the_same_kernel_where_there_is_no_nvcc(monkeypatch):
     monkeypatch.setattr(compiler, "find_nvcc", lambda: None)
-    found = compiler.find()
+    found = next(compiler.candidates(), None)
     needed(found, "NVRTC")
     assert re.fullmatch(r"NVRTC \d+\.\d+", found.name)
     cubin = Cubin(found.compile(header.source(DEFAULT), "sm_87"))
@@ -146,7 +146,7 @@ def test_nvrtc_makes_the_same_kernel_where_there_is_no_nvcc(monkeypatch):
 def test_a_machine_with_neither_compiler_has_none(monkeypatch):
     monkeypatch.setattr(compiler, "nvcc_path", lambda: None)
     monkeypatch.setattr(nvrtc, "candidates", lambda: iter(["libnothing.so.0"]))
-    assert compiler.find() is None
+    assert list(compiler.candidates()) == []
     assert compiler.resources(DEFAULT, "sm_87") is None
 
 

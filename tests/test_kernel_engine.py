@@ -224,7 +224,7 @@ def test_build_engine_compiles_tries_and_seals_the_kernel(made, fused, cuda, tmp
         asked.append(arch)
         return fused.cubin
 
-    monkeypatch.setattr(compiler, "find", lambda: Compiler("nvcc 12.6.68", compile_text))
+    monkeypatch.setattr(compiler, "find_nvcc", lambda: Compiler("nvcc 12.6.68", compile_text))
     note = kernels.build(tmp_path, made[1].score, ORIN)
     assert note == {"scorer": "fused kernel for sm_87, compiled by nvcc 12.6.68"}
     assert (tmp_path / CUBIN).read_bytes() == fused.cubin
@@ -250,15 +250,25 @@ def refuses(text: str, arch: str) -> bytes:
 def test_where_no_kernel_can_be_had_the_head_scores_and_the_manifest_says_why(
     made, cuda, tmp_path, monkeypatch, gpu, found, reason
 ):
-    monkeypatch.setattr(compiler, "find", lambda: found)
+    monkeypatch.setattr(compiler, "find_nvcc", lambda: found)
+    monkeypatch.setattr(compiler, "find_nvrtc", lambda: None)
     note = kernels.build(tmp_path, made[1].score, gpu)
     assert note["scorer"].startswith("plan.head: ")
     assert reason in note["scorer"]
     assert list(tmp_path.glob("*.cubin")) == []
 
 
+@pytest.mark.parametrize("nvcc", [refuses, lambda text, arch: b"PTX of a newer CUDA"])
+def test_where_nvcc_does_not_fit_the_gpu_nvrtc_is_asked(made, fused, cuda, tmp_path, monkeypatch, nvcc):
+    monkeypatch.setattr(compiler, "find_nvcc", lambda: Compiler("nvcc 11.5.119", nvcc))
+    monkeypatch.setattr(compiler, "find_nvrtc", lambda: Compiler("NVRTC 13.0", lambda text, arch: fused.cubin))
+    note = kernels.build(tmp_path, made[1].score, ORIN)
+    assert note == {"scorer": "fused kernel for sm_87, compiled by NVRTC 13.0"}
+    assert (tmp_path / CUBIN).read_bytes() == fused.cubin
+
+
 def test_a_score_the_kernel_cannot_make_is_a_reason_too(made, cuda, tmp_path, monkeypatch):
-    monkeypatch.setattr(compiler, "find", lambda: Compiler("nvcc", refuses))
+    monkeypatch.setattr(compiler, "find_nvcc", lambda: Compiler("nvcc", refuses))
     wide = msgspec.structs.replace(made[1].score.levels[1], height=1, width=4000)
     spec = msgspec.structs.replace(made[1].score, levels=(wide,))
     assert "do not fit into" in kernels.build(tmp_path, spec, ORIN)["scorer"]

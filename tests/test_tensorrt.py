@@ -19,11 +19,10 @@ from trt_double import Cuda, Tensorrt
 
 from mtkd_edge import bundle
 from mtkd_edge.device import targets
-from mtkd_edge.device.engine import EngineOptions
-from mtkd_edge.device.engines import _cuda, _trt_build, _trt_driver, _trt_run, open_engine, tensorrt, tensorrt_rtx
+from mtkd_edge.device.engines import _cuda, _trt_build, _trt_driver, _trt_run, tensorrt, tensorrt_rtx
 from mtkd_edge.device.engines._trt_build import Order, build_plan, build_plans, make_log, member, strongly_typed
 from mtkd_edge.device.targets import Batch, TensorrtRecipe
-from mtkd_edge.errors import BackendError, BundleError, MissingExtraError
+from mtkd_edge.errors import BackendError, MissingExtraError
 from mtkd_edge.lab import calibrate
 from mtkd_edge.lab.quantise import quantise
 
@@ -120,7 +119,7 @@ def test_every_name_that_is_used_is_in_the_real_module(rtx):
         member(rtx, "BuilderFlag", "INT8")
     assert member(rtx, "BuilderFlag", "INT8", required=False) is None
     used = {
-        rtx.Runtime: ("deserialize_cuda_engine",),
+        rtx.Runtime: ("deserialize_cuda_engine", "engine_host_code_allowed"),
         rtx.ICudaEngine: ("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_shape",
                           "get_tensor_dtype", "create_execution_context"),
         rtx.IExecutionContext: ("set_input_shape", "set_tensor_address", "execute_async_v3"),
@@ -218,73 +217,6 @@ def test_a_plan_that_does_not_deserialise_is_tensorrts_own_words(made, cuda):
     with pytest.raises(BackendError, match="magic tag does not match"):
         _trt_run.TensorrtEngine(Tensorrt(cuda), _cuda.Device(), [b"no plan", plans(made)[1]], batch=4)
     assert cuda.stack == []
-
-
-def engine_folder(made, folder: Path, **built: str) -> tuple[Path, bundle.EngineManifest]:
-    """An engine folder for the double: its plans are the graphs."""
-    shutil.copytree(made[0], folder)
-    for name, data in zip(_trt_build.PLANS, plans(made), strict=True):
-        (folder / name).write_bytes(data)
-    manifest = bundle.EngineManifest(
-        target="orin-nano", backend="tensorrt", precision="int8", batch=(1, 1, 4), created="", model=made[1],
-        built={"version": "10.3.0", "gpu": "Orin (compute capability 8.7)", **built}, gate={}, calibration="",
-        files=bundle.seal(folder),
-    )  # fmt: skip
-    return folder, manifest
-
-
-@pytest.fixture
-def orin(cuda, tmp_path, monkeypatch):
-    """A machine with an Orin, TensorRT 10.3.0 and pycuda, as far as our code can tell."""
-    monkeypatch.setattr(_trt_driver, "find", lambda index=0: _trt_driver.Gpu("Orin", (8, 7)))
-    monkeypatch.setattr(tensorrt, "module", lambda: Tensorrt(cuda))
-
-
-def test_an_engine_folder_opens_on_the_machine_it_was_built_on(made, orin, tmp_path):
-    with open_engine(*engine_folder(made, tmp_path / "engine"), EngineOptions()) as engine:
-        assert (engine.name, engine.batch) == ("tiny-orin-nano", 4)
-        assert engine.infer(FRAMES).scores.shape == (3,)
-
-
-@pytest.mark.parametrize(
-    ("built", "words"),
-    [
-        ({"version": "10.16.1"}, r"of tensorrt 10\.16\.1, here is 10\.3\.0"),
-        ({"gpu": "NVIDIA Thor (compute capability 11.0)"}, r"for NVIDIA Thor .* here is Orin"),
-        ({"version": ""}, "here is"),
-    ],
-)
-def test_a_plan_of_another_tensorrt_or_gpu_is_refused_with_the_command_that_rebuilds_it(
-    made, orin, tmp_path, built, words
-):
-    with pytest.raises(BackendError, match=words) as caught:
-        open_engine(*engine_folder(made, tmp_path / "engine", **built))
-    assert caught.value.hint == "mtkd-edge build-engine --int8 --target orin-nano"
-
-
-@pytest.mark.parametrize(
-    "built",
-    [
-        {"version": "10.1.0", "version_compatible": "yes"},
-        {"gpu": "RTX 4090 (compute capability 8.9)", "hardware_compatible": "yes"},
-        {"gpu": "none"},
-    ],
-)
-def test_compatible_plans_and_those_built_without_a_gpu_are_taken(made, orin, tmp_path, built):
-    open_engine(*engine_folder(made, tmp_path / "engine", **built)).close()
-
-
-def test_a_plan_is_run_only_if_the_bytes_read_have_the_manifests_hash(made, orin, tmp_path):
-    folder, manifest = engine_folder(made, tmp_path / "engine")
-    (folder / "plan.head").write_bytes(b"other code")
-    with pytest.raises(BundleError, match=r"plan\.head was changed"):
-        open_engine(folder, manifest)
-    (folder / "plan.head").unlink()
-    with pytest.raises(BundleError, match=r"plan\.head cannot be read"):
-        open_engine(folder, manifest)
-    unlisted = msgspec.structs.replace(manifest, files={})
-    with pytest.raises(BundleError, match=r"plan\.features was changed"):
-        open_engine(folder, unlisted)
 
 
 def test_both_plans_are_named_in_what_a_build_writes(rtx, made, tmp_path):

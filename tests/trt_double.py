@@ -23,6 +23,7 @@ class Tensorrt:
     """What the engine uses of the vendor's module.
 
     `capture`: "works"; "refused", as for a plan with a loop; or "broken", by a call that no capture allows.
+    `compatible`: plans are version compatible, so that they hold code for the CPU, which has to be allowed.
     """
 
     __name__, __version__ = "tensorrt", "10.3.0"
@@ -31,23 +32,29 @@ class Tensorrt:
     class ILogger:
         Severity = SimpleNamespace(__members__={"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2})
 
-    def __init__(self, cuda: Cuda, capture: str = "works") -> None:
-        self.cuda, self.capture = cuda, capture
+    def __init__(self, cuda: Cuda, capture: str = "works", compatible: bool = False) -> None:
+        self.cuda, self.capture, self.compatible = cuda, capture, compatible
 
     def nptype(self, kind: type) -> type:
         return kind
 
     def Runtime(self, log: object) -> SimpleNamespace:  # noqa: N802 - TensorRT's name
         self.cuda.need_context()
+        runtime = SimpleNamespace(engine_host_code_allowed=False)
 
         def deserialize(data: bytes) -> PlanDouble | None:
+            assert self.compatible or not runtime.engine_host_code_allowed, "code is allowed that no plan holds"
+            if self.compatible and not runtime.engine_host_code_allowed:
+                log.log(1, "the engine contains host code, which is not allowed")
+                return None
             try:
                 return PlanDouble(self, data, log)
             except onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf:
                 log.log(1, "magic tag does not match")
                 return None
 
-        return SimpleNamespace(deserialize_cuda_engine=deserialize)
+        runtime.deserialize_cuda_engine = deserialize
+        return runtime
 
 
 class PlanDouble:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
-from mtkd_edge.device.engine import Engine
+from mtkd_edge.device.engine import STEADY, Engine
 from mtkd_edge.errors import UsageError
 from mtkd_edge.progress import Progress, silent
 
 Clock = Callable[[], float]
-WARM_UP = 3
+WARM_UP = STEADY + 2
+"""One more is captured as a CUDA graph, where there is one, and one shows that the graph runs."""
 
 
 class Percentiles(msgspec.Struct, frozen=True):

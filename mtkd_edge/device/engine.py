@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from mtkd_edge.errors import BackendError
 
 Frames = NDArray[np.uint8]
+STEADY = 8
+"""Batches of one kind in a row after which an engine may change how it works: a CUDA graph is captured, which costs
+more than a few launches save. Whoever measures lets them pass."""
 
 
 @dataclass(frozen=True, slots=True)

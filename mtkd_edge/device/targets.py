@@ -44,8 +44,9 @@ class TensorrtRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What TensorRT's builder is told. `workspace_mib` bounds the scratch memory of any one tactic.
 
     `optimization_level` 0 builds fastest, 5 searches longest. `version_compatible` plans run on later TensorRT
-    versions, `hardware_compatible` ones on other GPUs of the same or a later generation; both cost speed. `cuda_graph`
-    is of the run and not of the plan: a batch is launched as one graph, where that works.
+    versions, `hardware_compatible` ones on other GPUs of the same or a later generation; both cost speed, and the first
+    hold code for the CPU, which may run when they are opened. `cuda_graph` is of the run and not of the plan: a batch
+    is launched as one graph, where that works.
     """
 
     workspace_mib: int = 1024

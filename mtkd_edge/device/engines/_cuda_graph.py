@@ -11,10 +11,8 @@ from collections.abc import Callable, Hashable
 from types import ModuleType
 from typing import Any
 
+from mtkd_edge.device.engine import STEADY
 from mtkd_edge.errors import BackendError, MissingExtraError
-
-STEADY = 8
-"""Batches of one kind in a row after which it is captured: a capture costs more than a few launches save."""
 
 
 def import_bindings() -> ModuleType:

@@ -31,7 +31,11 @@ def open_engine(trt: ModuleType, folder: Path, manifest: EngineManifest, options
     device = _cuda.Device(options.gpu)
     name = f"{model.name}-{manifest.target}"
     graph = manifest.built.get("cuda_graph") == "yes" if options.cuda_graph is None else options.cuda_graph
-    return TensorrtEngine(trt, device, plans, batch=manifest.batch[2], name=name, fusion=fusion, cuda_graph=graph)
+    return TensorrtEngine(
+        trt, device, plans, batch=manifest.batch[2], name=name, fusion=fusion, cuda_graph=graph,
+        # only where it is needed: TensorRT refuses such plans without, and other plans have none to run
+        host_code=manifest.built.get("version_compatible") == "yes",
+    )  # fmt: skip
 
 
 def check_machine(manifest: EngineManifest, version: str, gpu: _trt_driver.Gpu) -> None:

@@ -47,6 +47,8 @@ class TensorrtEngine:
 
     `cuda_graph`: the whole of a batch (upload, features, score, download) is one launch once STEADY batches of one size
     have passed. Uploads are then a part of it and wait for the batch before. `remark` says why there is none.
+
+    `host_code`: the plans bring code for this CPU, as version-compatible ones do, and TensorRT may run it.
     """
 
     at_once = AT_ONCE
@@ -61,6 +63,7 @@ class TensorrtEngine:
         name: str = "tensorrt",
         fusion: Fusion | None = None,
         cuda_graph: bool = False,
+        host_code: bool = False,
     ) -> None:
         self.name, self.batch = name, batch
         self._device = device
@@ -69,6 +72,8 @@ class TensorrtEngine:
         with device.current() as cuda:
             log = make_log(trt)
             self._runtime = made(trt.Runtime(log), "a runtime", log)
+            if host_code:
+                self._runtime.engine_host_code_allowed = True
             self._features = Plan(trt, self._runtime, plans[0], log)
             tensors = {key: (shape, self._features.types[key]) for key, shape in self._features.shapes.items()}
             self._scorer: Scorer

@@ -51,16 +51,25 @@ def build(folder: Path, spec: ScoreSpec, gpu: Gpu | None, attempt: Callable[[Fus
     """
     if gpu is None:
         return {NOTE: "plan.head: no GPU here to compile the kernel for"}
-    found = compiler.find()
-    if found is None:
-        return {NOTE: "plan.head: this machine has neither nvcc nor NVRTC to compile the kernel with"}
     arch = compiler.arch_of(gpu.capability)
+    reasons = []
+    for found in compiler.candidates():
+        made = _compiled(spec, arch, found, attempt)
+        if isinstance(made, Fused):
+            write_file(folder / file_name(gpu), made.cubin)
+            return {NOTE: f"fused kernel for {arch}, compiled by {found.name}"}
+        reasons.append(made)
+    nobody = "this machine has neither nvcc nor NVRTC to compile the kernel with"
+    # the head plan scores the same, only slower; what went wrong stays readable in engine.json
+    return {NOTE: f"plan.head: {'; '.join(dict.fromkeys(reasons)) or nobody}"}
+
+
+def _compiled(spec: ScoreSpec, arch: str, found: compiler.Compiler, attempt: Callable[[Fused], None]) -> Fused | str:
+    """The kernel by one compiler, tried out; or why there is none."""
     try:
         shaped = layout(spec)
         fused = Fused(compiler.cubin(shaped, arch, found, user_cache() / "kernels"), shaped)
         attempt(fused)
     except (BackendError, ValueError) as error:
-        # the head plan scores the same, only slower; what went wrong stays readable in engine.json
-        return {NOTE: f"plan.head: {getattr(error, 'message', error)}"}
-    write_file(folder / file_name(gpu), fused.cubin)
-    return {NOTE: f"fused kernel for {arch}, compiled by {found.name}"}
+        return str(getattr(error, "message", error))
+    return fused

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,9 +36,15 @@ class Compiler:
     compile: Callable[[str, str], bytes]
 
 
-def find() -> Compiler | None:
-    """nvcc, else NVRTC, else None. Of the two, nvcc is what the toolkit of the machine was tested with."""
-    return find_nvcc() or find_nvrtc()
+def candidates() -> Iterator[Compiler]:
+    """nvcc, then NVRTC, where they are here. nvcc is what the toolkit of the machine was tested with.
+
+    Either may be too old for the GPU, or too new for its driver: the other is then worth a try.
+    """
+    for find in (find_nvcc, find_nvrtc):
+        found = find()
+        if found is not None:
+            yield found
 
 
 def find_nvcc() -> Compiler | None:
