@@ -23,6 +23,8 @@ FILE = "events.db"
 VERSION = 1
 PATIENCE = 5.0
 """Seconds to wait for another process that is writing."""
+CACHE = 512
+"""KiB of pages that a connection keeps. SQLite would keep 2 MB, filled over hours, and there are several."""
 SCHEMA = """
 create table if not exists event(
   id text primary key, kind text not null, source text not null, state text not null, wall real not null,
@@ -105,6 +107,7 @@ class Database:
         if not readonly:
             self._connection.execute("pragma journal_mode=wal")
             self._connection.execute("pragma synchronous=full")
+        self._connection.execute(f"pragma cache_size=-{CACHE}")
         found = self._connection.execute("pragma user_version").fetchone()[0]
         if found not in (0, VERSION):
             self.close()
