@@ -149,7 +149,7 @@ def wait(true: Callable[[], bool], seconds: float, what: str, station: Station) 
     """Until something holds. Raises RuntimeError with the station's last words where it does not in time."""
     deadline = time.monotonic() + seconds
     while not true():
-        if time.monotonic() > deadline or station.died():
+        if time.monotonic() > deadline or station.died() is not None:
             raise RuntimeError(f"{what}: {station.life.words[-5:]}")
         time.sleep(0.05)
 
@@ -182,8 +182,9 @@ class _Run:
             if now >= next_word:
                 self._progress(now - start, seconds)
                 next_word = now + 30.0
-            if self._plant.station.died():
-                raise RuntimeError(f"the station has ended by itself: {self._plant.station.life.words[-5:]}")
+            if (code := self._plant.station.died()) is not None:
+                words = self._plant.station.life.words[-5:]
+                raise RuntimeError(f"the station has ended by itself, exit code {code}: {words}")
             time.sleep(0.05)
         self._heal(float("inf"))
         self.broken_until = time.monotonic()

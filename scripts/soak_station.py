@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,8 @@ class Station:
         """Nothing of it is left, whatever has happened to the soak."""
         if self._process is not None:
             for pid in reversed(tree(self._process.pid)):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended by itself, which is told elsewhere
+                    os.kill(pid, signal.SIGKILL)
             self._process = None
 
     def sample(self) -> None:
@@ -179,9 +181,9 @@ class Station:
         """The processes that the program has started."""
         return tree(self._process.pid)[1:] if self._process is not None else []
 
-    def died(self) -> bool:
-        """Whether it has ended although nobody asked it to."""
-        return self._process is not None and self._process.poll() is not None
+    def died(self) -> int | None:
+        """The exit code where it has ended although nobody asked it to."""
+        return None if self._process is None else self._process.poll()
 
     def _over(self, life: Life) -> None:
         assert self._process is not None
