@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from test_hot_folder import Reader
 
 from mtkd_edge.device.sources import SourceOptions, open_source, open_sources, video
-from mtkd_edge.device.sources.address import redact
+from mtkd_edge.device.sources.address import redact, redact_words
 from mtkd_edge.device.sources.base import Captured, Source
 from mtkd_edge.device.sources.live import Live
 from mtkd_edge.device.sources.opencv import to_rgb
@@ -90,6 +91,8 @@ def test_no_password_is_in_a_name(text: str, shown: str) -> None:
         ('httpsrc user-pw="two words" location=http://c ! x', "httpsrc user-pw=*** location=http://c ! x"),
         (r'httpsrc user-pw="say \"x\" y" location=http://c', "httpsrc user-pw=*** location=http://c"),
         (r"httpsrc user-pw=two\ words'and more'x location=http://c", "httpsrc user-pw=*** location=http://c"),
+        (r"rtspsrc user-pw='s3cret\' ! x", "rtspsrc user-pw=*** ! x"),
+        ('rtspsrc user-pw="s3cret ! x', "rtspsrc user-pw=***"),
         ("rtspsrc user-pw = 'a b' latency=0", "rtspsrc user-pw = *** latency=0"),
         ("rtspsrc location=rtsp://me:s3cret@c/1 latency=0", "rtspsrc location=rtsp://***@c/1 latency=0"),
         ("v4l2src device=/dev/video0 ! x", "v4l2src device=/dev/video0 ! x"),
@@ -97,6 +100,19 @@ def test_no_password_is_in_a_name(text: str, shown: str) -> None:
 )
 def test_no_password_of_a_pipeline_is_in_a_name(before: str, after: str) -> None:
     assert redact(f"gst:{before}", pipeline=True) == f"gst:{after}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('rtspsrc user-pw="it\'s4secret" latency=0', "rtspsrc user-pw=*** latency=0"),
+        ("rtspsrc user-pw='a\"b c' ! x", "rtspsrc user-pw=*** ! x"),
+        ("rtspsrc user-pw = 'two words' ! x", "rtspsrc user-pw = *** ! x"),
+        ("rtspsrc location=rtsp://me:s3cret@c/1 ! x", "rtspsrc location=rtsp://***@c/1 ! x"),
+    ],
+)
+def test_no_password_is_in_the_words_of_a_pipeline(before: str, after: str) -> None:
+    assert redact_words(shlex.split(before)) == after
 
 
 def test_an_error_about_an_address_hides_its_password() -> None:

@@ -26,7 +26,7 @@ from types import TracebackType
 import numpy as np
 
 from mtkd_edge import MAX_PIXELS
-from mtkd_edge.device.sources.address import redact
+from mtkd_edge.device.sources.address import redact, redact_words
 from mtkd_edge.device.sources.base import Captured, Lost, Promise, SourceOptions, unpromised, untold
 from mtkd_edge.device.workers.main import die_with
 from mtkd_edge.errors import SourceError
@@ -81,7 +81,7 @@ class Pipeline:
                 return
             if WRONG in why and not seq:
                 words = why.partition(WRONG)[2]
-                shown = redact(" ".join(self._words), pipeline=True)
+                shown = redact_words(self._words)
                 hint = PACKAGES if '"pnmenc"' in words else f"{LAUNCH} {shown} ! fakesink"
                 raise SourceError(f"GStreamer does not understand the pipeline of {self.name}: {words}", hint)
             failures = 0 if seq > first else failures + 1
