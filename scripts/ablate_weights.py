@@ -163,8 +163,8 @@ def autoencoder(features: Features, seen: Moments, window: int, most: int = CODE
 @torch.no_grad()
 def distances(net: PositionAutoencoder, rows: Tensor) -> Maps:
     """The reconstruction errors of photos in its space, [h * w, N, C] -> [N, h, w]."""
-    missing = rows @ net.rest - net.rebuilt.permute(2, 3, 0, 1).reshape(len(rows), 1, -1)
-    return np.asarray(missing.square().mean(2).sqrt().T.reshape(-1, *net.grid).double().numpy())
+    seen, rebuilt = net.compare(rows.permute(1, 2, 0).reshape(rows.shape[1], -1, *net.grid))
+    return np.asarray((seen - rebuilt).square().mean(1).sqrt().double().numpy())
 
 
 def spec_of(normal: Maps) -> ScoreSpec:

@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = features()
     levels = (
         Level("deviation", "distance", net.mix.channels, *GRID, 0.5),
-        Level("reconstruction", "distance", net.autoencoders[0].left, *GRID, 0.5),
+        Level("reconstruction", "distance", net.autoencoders[0].channels, *GRID, 0.5),
     )
     export.write_graphs(folder, net, ScoreSpec(levels, 16, 16, 1.0, 0.02), FrameSpec(SIZE, SIZE), FRAMES)
     source, normals = folder / bundle.FEATURES, tiny.normal_frames(8, SIZE, seed=3)

@@ -50,18 +50,23 @@ def test_the_autoencoder_by_position_rebuilds_what_varies_and_not_what_is_new() 
     assert float((y - rebuilt).abs().mean()) > 0.3
 
 
-def test_what_the_autoencoder_misses_is_the_distance_to_the_projection() -> None:
-    """Written out as it is defined: the mean and the leading directions of each position rebuild the photo."""
+@pytest.mark.parametrize(("code", "channels"), [(3, 12), (4, 8), (8, 4), (12, 1)])
+def test_what_the_autoencoder_misses_is_the_distance_to_the_projection(code: int, channels: int) -> None:
+    """Written out as it is defined: the mean and the leading directions of each position rebuild the photo.
+
+    Of twelve directions a code of three is computed so, a longer one from the directions that it leaves over.
+    """
     generator = torch.Generator().manual_seed(0)
     usual, other = (torch.randn(30, 12, 4, 4, generator=generator) + 5 for _ in range(2))
-    net = PositionAutoencoder(project := projection(lambda: iter([usual])), (4, 4), 5)
+    net = PositionAutoencoder(project := projection(lambda: iter([usual])), (4, 4), code)
     net.fit(Moments(projected(project, lambda: iter([usual]))), 1)
     seen, rebuilt = net(other)
-    assert seen.shape == rebuilt.shape == (30, project.out_channels - 5, 4, 4)
+    assert seen.shape == rebuilt.shape == (30, channels, 4, 4)
+    assert net.directions.shape[2] == (code if code < 4 else channels)
     y = project(other)
     mean = project(usual).mean(0)
     for row, column in ((0, 0), (1, 3), (3, 2)):
-        leading = np.linalg.eigh(np.cov(project(usual)[:, :, row, column].double().numpy().T))[1][:, -5:]
+        leading = np.linalg.eigh(np.cov(project(usual)[:, :, row, column].double().numpy().T))[1][:, -min(code, 11) :]
         centred = (y - mean)[:, :, row, column].double().numpy()
         wanted = np.linalg.norm(centred - centred @ leading @ leading.T, axis=1)
         found = (seen - rebuilt)[:, :, row, column].norm(dim=1).numpy()

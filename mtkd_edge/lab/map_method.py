@@ -141,7 +141,7 @@ def train(
     histories["student"] = distil(net, draw, mixed.factors, steps, folder, progress)
     autoencoders = _autoencoders(mixed.weighted, _grid(blocks))
     both = MapFeatures(mixed.mix, net, list(autoencoders.values()), mixed.factors).to(device).eval()
-    channels = {"deviation": mixed.mix.channels} | {n: a.left for n, a in autoencoders.items()}
+    channels = {"deviation": mixed.mix.channels} | {n: a.channels for n, a in autoencoders.items()}
     choice = _choose(both, channels, inputs.tune, seed, progress)
     features = MapFeatures(mixed.mix, net, [autoencoders[choice.autoencoder]], mixed.factors).to(device).eval()
     return Trained(

@@ -10,8 +10,9 @@ What cannot be rebuilt lies in the other directions V_p (the columns of U_p and 
 
     |y_p - y'_p| = |V_p^T y_p - V_p^T mu_p|
 
-The score asks for no more than this length, so the right-hand side is what is computed. Every position has directions
-of its own, 21 MB for one frame where both ways of U_p are read, 6 MB where V_p is.
+The score asks for no more than this length, and every position has directions of its own, so what a frame costs is to
+read them: twice U_p, or V_p once. A code of 40 of 64 directions is 21 MB one way and 6 MB the other; one of few photos
+is short, and cheaper as it is defined. Whichever is less is computed.
 
 What cannot be rebuilt is anomalous. A linear autoencoder's optimum is this projection (Baldi and Hornik 1989,
 doi:10.1016/0893-6080(89)90014-2), so it is computed, not trained. With a window of one position it is sharpest, for
@@ -35,38 +36,52 @@ def code_size(samples: int) -> int:
 
 
 class PositionAutoencoder(nn.Module):
-    """Weighted mix [N, D, h, w] -> what it has in the directions V_p, and what its reconstruction has there.
+    """Weighted mix [N, D, h, w] -> what it has in some directions, and what its reconstruction has there.
 
-    Both are [N, left, h, w]; `left` is how many directions a code of `code` leaves over, at least one.
+    Both are [N, channels, h, w]: in the directions V_p that a code of `code` leaves over (at least one), or in all.
     """
 
     def __init__(self, project: nn.Conv2d, grid: tuple[int, int], code: int) -> None:
         super().__init__()
         self.project, self.grid = project, grid
         width, positions = project.out_channels, grid[0] * grid[1]
-        self.left = max(1, width - code)
-        self.rest: Tensor
-        self.rebuilt: Tensor
-        self.register_buffer("rest", torch.zeros(positions, width, self.left))
-        self.register_buffer("rebuilt", torch.zeros(1, self.left, *grid))
+        self.code = max(0, min(code, width - 1))
+        self.leads = 2 * self.code < width - self.code
+        kept = self.code if self.leads else width - self.code
+        self.channels = width if self.leads else kept
+        self.directions: Tensor
+        self.mean: Tensor
+        self.register_buffer("directions", torch.zeros(positions, width, kept))
+        self.register_buffer("mean", torch.zeros(1, self.channels, *grid))
 
     def forward(self, mix: Tensor) -> tuple[Tensor, Tensor]:
-        """V_p^T y_p and V_p^T y'_p = V_p^T mu_p, in that order."""
-        positions, width, left = self.rest.shape
-        # channels stay last: OpenVINO computes convolutions so, and need not copy on either side of the product
-        rows = self.project(mix).permute(2, 3, 0, 1).reshape(positions, -1, width)
-        seen = (rows @ self.rest).reshape(*self.grid, -1, left).permute(2, 3, 0, 1)
-        return seen, self.rebuilt.expand(mix.shape[0], -1, -1, -1)
+        """As `compare`, of the projected mix."""
+        return self.compare(self.project(mix))
+
+    def compare(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y [N, C, h, w] -> y_p and y'_p, or V_p^T y_p and V_p^T y'_p = V_p^T mu_p; in that order."""
+        if not self.leads:
+            return self._planes(self._rows(y) @ self.directions), self.mean.expand(y.shape[0], -1, -1, -1)
+        coded = self._rows(y - self.mean) @ self.directions
+        return y, self._planes(coded @ self.directions.transpose(1, 2)) + self.mean
+
+    def _rows(self, planes: Tensor) -> Tensor:
+        # channels stay last: OpenVINO computes convolutions so, and need not copy on either side of a product
+        return planes.permute(2, 3, 0, 1).reshape(self.grid[0] * self.grid[1], -1, planes.shape[1])
+
+    def _planes(self, rows: Tensor) -> Tensor:
+        return rows.reshape(*self.grid, -1, rows.shape[2]).permute(2, 3, 0, 1)
 
     @torch.no_grad()
     def fit(self, seen: Moments, window: int) -> None:
         """From the training photos, over windows of `window` x `window` positions (odd)."""
         mean, covariance = seen.over(window, self.grid)
         # float64: in float32 one run returned NaN directions; it could not be repeated, so the cause is not known
-        directions = torch.linalg.eigh(covariance.double())[1]  # of rising variance
-        self.rest.copy_(directions[:, :, : self.left])
-        there = mean.double()[:, None] @ directions[:, :, : self.left]
-        self.rebuilt.copy_(there.reshape(1, *self.grid, self.left).permute(0, 3, 1, 2))
+        rising = torch.linalg.eigh(covariance.double())[1]
+        left = rising.shape[1] - self.code
+        self.directions.copy_(rising[:, :, left:] if self.leads else rising[:, :, :left])
+        there = mean.double()[:, None]
+        self.mean.copy_(self._planes(there if self.leads else there @ rising[:, :, :left]))
 
 
 class Moments:
