@@ -92,6 +92,8 @@ def quantile(values: np.ndarray, alpha: float) -> float:
 
 
 _bodies = msgspec.json.Decoder(dict[str, Any])
+_thresholds = msgspec.json.Decoder(Threshold)
+"""Not used: made here, so that no thread is the first for which `msgspec.convert` learns the type."""
 
 
 def encode(threshold: Threshold) -> bytes:

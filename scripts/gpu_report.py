@@ -244,7 +244,9 @@ def run(given: argparse.Namespace, scratch: Path) -> Report:
     """The report. Raises MtkdError, before anything has run, for what is asked for and cannot be."""
     about = {"machine": f"{platform.machine()}, Python {platform.python_version()}"}
     if given.host:
-        report = Report(given.out, {"gpu": "none", **about})
+        if given.only not in ("", "checks", *CHECKS):
+            raise UsageError(f"--only {given.only} needs a GPU", "leave out --host")
+        report = Report(given.out, {"gpu": "none", **about}, bool(given.only))
         on_host(report, scratch, given.only)
         return report
     if given.engine is not None:
@@ -253,7 +255,7 @@ def run(given: argparse.Namespace, scratch: Path) -> Report:
         raise UsageError("no engine was named", "--engine FOLDER")
     gpu = _trt_driver.find()
     _cuda.import_driver()
-    report = Report(given.out, {"gpu": str(gpu), **about})
+    report = Report(given.out, {"gpu": str(gpu), **about}, bool(given.only))
     if given.only:
         here(Machine(_cuda.Device(), gpu, scratch, given.engine), report, given.only)
     else:

@@ -25,11 +25,12 @@ TITLES = {
 class Report:
     """What has been found so far. Whatever ends this process, what was added before is on the disk.
 
-    Raises BundleError where the disk does not take it.
+    `again`: the rest of the report that is there is kept. Raises BundleError where the disk does not take it.
     """
 
-    def __init__(self, out: Path, about: Row) -> None:
-        self.found: Row = {**about, "checks": {}}
+    def __init__(self, out: Path, about: Row, again: bool = False) -> None:
+        before: Row = json.loads((out / JSON).read_text()) if again and (out / JSON).is_file() else {}
+        self.found: Row = {"checks": {}, **before, **about}
         self._out = out
 
     def took(self, name: str, began: float) -> None:

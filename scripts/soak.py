@@ -21,6 +21,8 @@ import soak_judge
 import soak_report
 import soak_run
 
+HOUR = 3600.0
+
 
 def main() -> None:
     """Run, report, and end with 1 where a bound is broken."""
@@ -28,7 +30,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a folder for report.md, report.json and record.json")
-    parser.add_argument("--apart", type=float, help="seconds between two ends of the station [a quarter, at least 50]")
+    parser.add_argument("--apart", type=float, help="seconds between two ends of the station [see `apart`]")
     parser.add_argument("--bounds", default="{}", help='other bounds, as JSON: {"back": 4}')
     parser.add_argument("--record", type=Path, help="judge the record.json of an earlier soak again, and run nothing")
     words = parser.parse_args()
@@ -38,7 +40,7 @@ def main() -> None:
         record = msgspec.json.decode(words.record.read_bytes(), type=soak_run.Record)
     else:
         with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
-            record = soak_run.soak(Path(folder), seconds, words.seed, words.apart or max(50.0, seconds / 4), say)
+            record = soak_run.soak(Path(folder), seconds, words.seed, words.apart or apart(seconds), say)
     if words.out:  # first: what was seen is kept whatever comes of it
         words.out.mkdir(parents=True, exist_ok=True)
         (words.out / "record.json").write_bytes(msgspec.json.encode(record))
@@ -51,6 +53,11 @@ def main() -> None:
     print(text)
     if failed := soak_judge.broken(checks):
         sys.exit("broken: " + "; ".join(check.name for check in failed))
+
+
+def apart(seconds: float) -> float:
+    """A quarter of the time, 50 s at least; from an hour on three quarters, or no life were long enough for memory."""
+    return 0.75 * seconds if seconds >= HOUR else max(50.0, seconds / 4)
 
 
 def say(text: str) -> None:

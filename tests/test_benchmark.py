@@ -199,8 +199,8 @@ def test_a_cell_that_was_copied_from_elsewhere_is_refused(parts: Path, names: tu
     settings = paper("folder", parts, names, **CROPS)
     one(settings, "disc", tmp_path / "out")
     path = tmp_path / "out" / "results" / "all" / "disc-0.json"
-    path.write_text(path.read_text().replace(" CPU, ", " GPU, "))
-    with pytest.raises(UsageError, match=r"disc-0\.json was run by .* GPU, .* the others by .* CPU, "):
+    path.write_text(path.read_text().replace(' CPU"', ' GPU"'))
+    with pytest.raises(UsageError, match=r"disc-0\.json was run by .* GPU, the others by .* CPU"):
         one(settings, "disc", tmp_path / "out")
 
 

@@ -31,6 +31,16 @@ from gpu_runners import CudaRunner, HostRunner, Results, compiler_for
 ABOUT = {"gpu": "the double", "machine": "here"}
 
 
+def test_a_section_that_is_repeated_keeps_the_others(tmp_path):
+    gpu_written.Report(tmp_path, ABOUT).add({"copy_gb_per_s": 1.0, "checks": {"digest": {"state": "ok"}}})
+    report = gpu_written.Report(tmp_path, ABOUT, again=True)
+    report.check("leaks", {"state": "ok"})
+    kept = json.loads((tmp_path / gpu_written.JSON).read_text())
+    assert kept["copy_gb_per_s"] == 1.0 and list(kept["checks"]) == ["digest", "leaks"]
+    gpu_written.Report(tmp_path, ABOUT).check("leaks", {"state": "ok"})
+    assert "copy_gb_per_s" not in json.loads((tmp_path / gpu_written.JSON).read_text())
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("kernels")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soak
 import soak_judge
 import soak_report
 from soak_faults import Happened
@@ -197,6 +198,14 @@ def test_times_are_not_judged_while_others_take_the_processors() -> None:
     record.lives[0].code = -6  # what is no matter of time stays broken
     assert soak_judge.broken(judge(record, Bounds()))
     assert "of 1 faults the times are not judged" in soak_report.markdown(record, [told])
+
+
+def test_an_hour_is_long_enough_to_judge_memory() -> None:
+    """The station is first ended after half of what lies between two ends."""
+    first = soak.apart(soak.HOUR) / 2
+    warm = [life - soak_judge.WARM_UP for life in (first, soak.HOUR - first)]
+    assert sum(warm) > soak_judge.SLOPE_NEEDS and max(warm) > soak_judge.SLOPE_NEEDS / 2
+    assert soak.apart(180) == 50
 
 
 def test_a_worker_that_is_away_is_no_memory_that_was_given_back() -> None:

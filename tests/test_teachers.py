@@ -62,3 +62,21 @@ def test_a_network_that_is_away_is_told_with_the_ways_that_need_none(
     monkeypatch.setattr("timm.create_model", away)
     with pytest.raises(DataError, match=f"the hub does not answer(?s:.*){NETWORK}"):
         load("resnet18")
+
+
+@BOTH
+def test_a_model_that_the_hub_does_not_have_is_no_matter_of_the_network(
+    load: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    unknown = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+    unknown.args = ("404, there is no timm/resnet81",)
+
+    def answer(*arguments: object, **options: object) -> None:
+        raise unknown
+
+    monkeypatch.setattr("timm.create_model", answer)
+    with pytest.raises(UsageError, match=r"hf-hub:timm/resnet81 cannot be loaded") as caught:
+        load("hf-hub:timm/resnet81")
+    assert NETWORK not in str(caught.value)

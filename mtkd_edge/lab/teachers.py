@@ -96,7 +96,7 @@ def classifier(name: str) -> tuple[nn.Module, str, Triple, Triple]:
     try:
         net = timm.create_model(name, pretrained=True)
     except (OSError, SafetensorError) as error:
-        raise _unreachable(name, error) from error
+        raise _missing(name, error) from error
     except (RuntimeError, ValueError) as error:
         raise _refused(name, error) from error
     mean, std = _pretrained_config(name, net).values()
@@ -119,7 +119,7 @@ def _timm(name: str) -> Teacher:
             raise UsageError(f"{name} has maps at strides {plan}, wanted {list(STRIDES)}", "choose a convolutional net")
         net = timm.create_model(name, pretrained=True, features_only=True, out_indices=taps)
     except (OSError, SafetensorError) as error:
-        raise _unreachable(name, error) from error
+        raise _missing(name, error) from error
     except (RuntimeError, ValueError) as error:
         raise _refused(name, error) from error
     config = _pretrained_config(name, net)
@@ -208,6 +208,13 @@ def _unreachable(name: str, error: Exception) -> DataError:
         "(~/.cache/huggingface/hub, ~/.cache/torch/hub) from a machine that has it"
     )
     return DataError(f"the weights of {name} cannot be had: {_reason(error)}", AGAIN if _on_disk(name) else ways)
+
+
+def _missing(name: str, error: Exception) -> MtkdError:
+    """The hub answered that it has no such model, or nobody answered."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    return _refused(name, error) if isinstance(error, RepositoryNotFoundError) else _unreachable(name, error)
 
 
 def _refused(name: str, error: Exception) -> MtkdError:

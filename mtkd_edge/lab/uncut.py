@@ -11,6 +11,8 @@ from typing import Self
 class Uncut:
     """`with uncut:` around each step: Ctrl-C (SIGINT) waits until it is done, and is a KeyboardInterrupt then.
 
+    A second one does not wait: a step may take a minute, or hang.
+
     `whole` is false while a step is half done, also after an error in it: batch statistics, or some of the weights,
     are then those of the next step, and nothing may be saved. Signals reach the main thread alone; in another one, and
     where Ctrl-C is none of Python's business, steps run as they are.
@@ -21,11 +23,12 @@ class Uncut:
         self._came = False
 
     def __enter__(self) -> Self:
-        self.whole, self._came = False, False
+        self._came = False
         self._usual = signal.getsignal(signal.SIGINT)
         self._holds = threading.current_thread() is threading.main_thread() and callable(self._usual)
         if self._holds:
             signal.signal(signal.SIGINT, self._wait)
+        self.whole = False
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -36,4 +39,6 @@ class Uncut:
             raise KeyboardInterrupt
 
     def _wait(self, number: int, frame: FrameType | None) -> None:
+        if self._came:
+            raise KeyboardInterrupt
         self._came = True

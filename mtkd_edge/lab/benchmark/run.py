@@ -163,7 +163,5 @@ def told(maker: Maker | None) -> str:
 
 
 def named(device: torch.device) -> str:
-    """The GPU's name, or the processor's kind and its threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    """The GPU's name, or the processor's kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
