@@ -1,4 +1,8 @@
-"""Ctrl-C in a training step: in a process of its own, since a signal is every test's business."""
+"""Ctrl-C in a training step: in a process of its own.
+
+Where faulthandler is on, as in pytest, onnxsim (0.8) leaves a stack for signal handlers behind that is not there any
+more, and the next signal ends the process.
+"""
 
 from __future__ import annotations
 
