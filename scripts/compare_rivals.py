@@ -11,8 +11,9 @@ Rivals learn from all good photos, ours from three quarters of them (it keeps th
 go to anomalib without labels or masks; all figures are by `mtkd_edge.device.evaluate` from raw scores, last step.
 --max-minutes is processor time for each method and seed: the largest setting that is predicted to fit is run, and what
 needs twice as much is stopped, and named so in the table. A second run continues: a cell is one JSON file, and one
-that was stopped is tried again with a larger budget. Where photos, weights or settings are other ones than those of the
-cells that are there, nothing is run, and what differs is named.
+that was stopped is tried again with a larger budget (name its method and data alone: for those that train by steps a
+budget is a setting). Where photos, weights or settings are other ones than those of the cells that are there, nothing
+is run, and what differs is named.
 """
 
 from __future__ import annotations

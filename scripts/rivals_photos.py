@@ -40,7 +40,10 @@ def prepare(root: Path, out: Path) -> Photos:
     folder.mkdir(parents=True, exist_ok=True)
     told = folder / "photos.sha256"
     if any(folder.iterdir()) and not (told.is_file() and told.read_text() == digest):
-        raise SystemExit(f"{folder} was made of other photos than those of {root}: name another --out, or delete it")
+        why = (
+            f"was made of other photos than those of {root}" if told.is_file() else "does not say which photos it is of"
+        )
+        raise SystemExit(f"{folder} {why}: name another --out, or delete it")
     told.write_text(digest)
     for side, photos in (("train", listing.photos), ("test", listing.test)):
         if not (path := folder / f"{side}.npy").exists():
