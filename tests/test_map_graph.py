@@ -20,7 +20,7 @@ from mtkd_edge.device.engines.openvino import OpenvinoEngine
 from mtkd_edge.device.targets import Batch, TensorrtRecipe
 from mtkd_edge.errors import BackendError
 from mtkd_edge.frames import FrameSpec
-from mtkd_edge.lab import calibrate, export, student, teachers
+from mtkd_edge.lab import calibrate, explain, export, student, teachers
 from mtkd_edge.lab.check_qdq import check_qdq
 from mtkd_edge.lab.graph import MapFeatures
 from mtkd_edge.lab.half import halve
@@ -28,7 +28,7 @@ from mtkd_edge.lab.mix import Mix
 from mtkd_edge.lab.placement import sensitive
 from mtkd_edge.lab.projection import projected, projection
 from mtkd_edge.lab.quantise import quantise
-from mtkd_edge.lab.subspace import Moments, PositionAutoencoder
+from mtkd_edge.lab.subspace import CODE, Moments, PositionAutoencoder
 from mtkd_edge.score import Level, ScoreSpec
 
 SIZE, GRID = 64, (8, 8)
@@ -44,7 +44,7 @@ def features() -> MapFeatures:
     with torch.no_grad():
         blocks = mix(pixels)
     project = projection(lambda: iter([blocks]))
-    autoencoder = PositionAutoencoder(project, GRID, 2)
+    autoencoder = PositionAutoencoder(project, GRID, CODE)
     autoencoder.fit(Moments(projected(project, lambda: iter([blocks]))), 3)
     return MapFeatures(mix, student.create("small", mix.channels), [autoencoder], torch.ones(mix.channels)).eval()
 
@@ -108,3 +108,12 @@ def test_nvidias_parser_and_builder_take_it(made: Path, name: str, tmp_path: Pat
     built = tensorrt_rtx.build(tmp_path, targets.load("rtx"), "int8" if name == "int8.onnx" else "fp16")
     assert built["version"]
     assert all((tmp_path / plan).stat().st_size > 10_000 for plan in ("plan.features", "plan.head"))
+
+
+def test_the_work_of_every_precision_can_be_counted(made: Path) -> None:
+    """One frame's shapes follow from the graph, also where onnx infers them without the outputs' own."""
+    for name in (bundle.FEATURES, "int8.onnx", "half.onnx"):
+        found = explain.shapes(onnx.load(made / name))
+        assert all(
+            shape[:1] == (1,) for name, (_, shape) in found.items() if name.startswith(("student_", "reference_"))
+        )

@@ -200,6 +200,9 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
         found[value.name] = (tensor.elem_type, tuple(dim.dim_value for dim in tensor.shape.dim))
+    for node in graph.node:
+        if node.op_type == "Expand":  # it repeats something for the batch; onnx does not see by its shape how often
+            found[node.output[0]] = found[node.input[0]]
     unknown = [name for node in graph.node for name in node.output if name and 0 in found.get(name, (0, (0,)))[1]]
     if unknown:
         raise BundleError(f"the shape of {unknown[0]!r} depends on more than the batch", "train again")
