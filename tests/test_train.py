@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -70,45 +71,35 @@ def test_a_stopped_run_continues_bit_for_bit(parts: Path, run: Path, tmp_path: P
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_a_run_stopped_within_a_step_goes_on_from_the_last_whole_one(
-    parts: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As an error does: by then the batch has gone into the statistics of the network."""
+def fails() -> None:
+    raise RuntimeError("the GPU is gone")
+
+
+def ctrl_c() -> None:
+    """What the handler of SIGINT does; tests/test_uncut.py sends the signal itself."""
+    signal.getsignal(signal.SIGINT)(signal.SIGINT, None)  # type: ignore[operator, misc]
+
+
+@pytest.mark.parametrize(("happens", "end", "kept"), [(fails, RuntimeError, 2), (ctrl_c, KeyboardInterrupt, 4)])
+def test_a_run_stopped_within_a_step_goes_on_from_a_whole_one(
+    happens: Callable[[], None], end: type[BaseException], kept: int,
+    parts: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """After an error from the last that was saved: the batch has gone into statistics. Ctrl-C waits for its end."""
     out, step, count = tmp_path / "stopped", torch.optim.AdamW.step, 0
 
     def stop(self: torch.optim.AdamW, *words: object) -> object:
         nonlocal count
         count += 1
         if count == 4:
-            raise RuntimeError("the GPU is gone")
+            happens()
         return step(self, *words)  # type: ignore[arg-type]
 
     monkeypatch.setattr(distil, "SAVE_EVERY", 2)
-    with monkeypatch.context() as within, pytest.raises(RuntimeError, match="the GPU is gone"):
+    with monkeypatch.context() as within, pytest.raises(end):
         within.setattr(torch.optim.AdamW, "step", stop)
         train(config(parts, out))
-    assert [path.name for path in (out / "checkpoint").glob("*.safetensors")] == ["2.student.safetensors"]
-    train(config(parts, out, resume=True))
-    whole, resumed = weights_of(run), weights_of(out)
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-
-
-def test_a_run_that_ctrl_c_stops_within_a_step_has_done_that_step(
-    parts: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, step, count = tmp_path / "stopped", torch.optim.AdamW.step, 0
-
-    def stop(self: torch.optim.AdamW, *words: object) -> object:
-        nonlocal count
-        count += 1
-        if count == 4:  # what the handler of SIGINT does; tests/test_uncut.py sends the signal itself
-            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)  # type: ignore[operator, misc]
-        return step(self, *words)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as within, pytest.raises(KeyboardInterrupt):
-        within.setattr(torch.optim.AdamW, "step", stop)
-        train(config(parts, out))
-    assert [path.name for path in (out / "checkpoint").glob("*.safetensors")] == ["4.student.safetensors"]
+    assert [path.name for path in (out / "checkpoint").glob("*.safetensors")] == [f"{kept}.student.safetensors"]
     train(config(parts, out, resume=True))
     whole, resumed = weights_of(run), weights_of(out)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
