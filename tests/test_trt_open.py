@@ -82,7 +82,8 @@ def test_a_plan_of_another_tensorrt_or_gpu_is_refused_with_the_command_that_rebu
     ],
 )
 def test_compatible_plans_and_those_built_without_a_gpu_are_taken(made, orin, tmp_path, built):
-    open_engine(*engine_folder(made, tmp_path / "engine", **built)).close()
+    with open_engine(*engine_folder(made, tmp_path / "engine", **built)) as engine:
+        assert engine.infer(FRAMES).scores.shape == (3,)
 
 
 def test_code_for_the_cpu_is_allowed_to_version_compatible_plans_alone(made, orin, cuda, tmp_path, monkeypatch):
