@@ -2,8 +2,12 @@
 
 For each tap of each teacher, with statistics of the normal photos alone:
 
-    standardise each channel (deviation floored at 1e-3 of the median), keep the C leading principal directions,
-    resize to one grid at stride 8, and divide by the block's root energy
+    blur each channel over 3 x 3 positions, divide it by the root of its deviation (floored at 1e-3 of the median),
+    keep the C leading principal directions, divide by the block's root energy, resize to one grid at stride 8
+
+The blur forgives where exactly an edge falls; PatchCore (arXiv:2106.08265, section 3.1) averages 3 x 3 positions for
+the same reason. Divided by its whole deviation, a channel that is mere noise on good parts would count as much as one
+that tells; undivided, a few loud channels would decide. Both were measured (docs/decisions.md).
 
 Channels of different networks mean different things, unlike class logits, so the blocks are not summed but stacked:
 for blocks sqrt(w_b) Z_b the squared distance of two mixes is sum_b w_b ||Z_b - S_b||^2, and the importance weights of
@@ -60,7 +64,8 @@ class Mix(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """The stacked blocks, each of unit energy on normal photos, not yet weighted."""
         side = (pixels.shape[2] // GRID_STRIDE, pixels.shape[3] // GRID_STRIDE)
-        aligned = [conv(tap) for conv, tap in zip(self.align, self.taps(pixels), strict=True)]
+        # blur and 1x1 convolution commute, and after the convolution there are fewer channels
+        aligned = [blur(conv(tap)) for conv, tap in zip(self.align, self.taps(pixels), strict=True)]
         return torch.cat([_resize(block, side) for block in aligned], 1)
 
     @torch.no_grad()
@@ -71,7 +76,7 @@ class Mix(nn.Module):
         count = [0] * len(self.align)
         for pixels in batches:
             for i, tap in enumerate(self.taps(pixels)):
-                flat = tap.permute(1, 0, 2, 3).flatten(1)
+                flat = blur(tap).permute(1, 0, 2, 3).flatten(1)
                 if len(sums) <= i:
                     sums.append(torch.zeros(len(flat), dtype=torch.float64, device=flat.device))
                     squares.append(torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat.device))
@@ -84,6 +89,14 @@ class Mix(nn.Module):
             set_alignment(conv, mean, square / n - mean[:, None] * mean[None])
 
 
+def blur(maps: Tensor) -> Tensor:
+    """[N, C, h, w], each position the mean of its neighbours by 1 2 1 in both directions; edges repeat.
+
+    As two means of 2 x 2, because a pool has no weights that a quantised graph would have to round.
+    """
+    return nn.functional.avg_pool2d(nn.functional.avg_pool2d(maps, 2, 1, 1, count_include_pad=False), 2, 1)
+
+
 def _resize(block: Tensor, side: tuple[int, int]) -> Tensor:
     if tuple(block.shape[-2:]) == side:
         return block
@@ -91,15 +104,15 @@ def _resize(block: Tensor, side: tuple[int, int]) -> Tensor:
 
 
 def set_alignment(conv: nn.Conv2d, mean: Tensor, covariance: Tensor) -> None:
-    """Standardise, project on the leading principal directions, scale to unit energy: folded into one convolution."""
+    """Divide by root deviations, project on the leading directions, scale to unit energy: in one convolution."""
     deviation = covariance.diagonal().clamp_min(0).sqrt()
-    deviation = deviation.clamp_min(1e-3 * float(deviation.median())).clamp_min(1e-12)
-    values, vectors = torch.linalg.eigh(covariance / (deviation[:, None] * deviation[None]))
+    root = deviation.clamp_min(1e-3 * float(deviation.median())).clamp_min(1e-12).sqrt()
+    values, vectors = torch.linalg.eigh(covariance / (root[:, None] * root[None]))
     kept = vectors[:, -conv.out_channels :]
     # the sign of an eigenvector is arbitrary; fixing it makes two runs comparable
     kept = kept * kept[kept.abs().argmax(0), torch.arange(kept.shape[1], device=kept.device)].sign()
     energy = values[-conv.out_channels :].clamp_min(0).mean().sqrt().clamp_min(1e-6)
-    weight = (kept / deviation[:, None]).T / energy
+    weight = (kept / root[:, None]).T / energy
     conv.weight.copy_(weight[:, :, None, None])
     if conv.bias is not None:
         conv.bias.copy_(-(weight @ mean))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-PROJECTED = 64
+PROJECTED = 80
 Batches = Callable[[], Iterator[Tensor]]
 """Gives the weighted mixes [n, D, h, w] of the training photos, batch by batch, as often as it is called."""
 

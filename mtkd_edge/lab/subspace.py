@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-CODE = 40
+CODE = 48
 SAMPLES_A_DIRECTION = 8
 """A principal direction needs this many samples to be more than chance."""
 
