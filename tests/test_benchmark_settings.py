@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mtkd_edge.cli.train import chosen
 from mtkd_edge.errors import UsageError
 from mtkd_edge.lab.benchmark.settings import complete, variants
 from mtkd_edge.lab.config import TrainConfig
@@ -83,3 +84,16 @@ def test_ablations_are_rows_and_not_other_programs() -> None:
     several = complete("mvtec", "x", {"method": "paper", "student": "multi"})
     assert [row.name for row in variants(several, "teachers")] == list(rows)[:-1]
     assert [row.weights for row in variants(complete("mvtec", "x", {}), "weights")] == ["learned", "equal"]
+
+
+def test_of_one_teacher_there_is_nothing_to_take_away_but_itself() -> None:
+    one = complete("mvtec", "x", {"method": "paper", "teachers": ("resnet18",)})
+    assert [row.name for row in variants(one, "teachers")] == ["all", "none"]
+    with pytest.raises(UsageError, match="nothing to be weighed against"):
+        variants(one, "weights")
+
+
+@pytest.mark.parametrize("text", ["", ",", ",,"])
+def test_teachers_of_which_none_is_named_are_not_the_presets(text: str) -> None:
+    with pytest.raises(UsageError, match="names no teacher"):
+        chosen(teachers=text)

@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from mtkd_edge import bundle, places
+from mtkd_edge.lab.config import REVISION
 
 SMALL = ["--preset", "offline", "--size", "64", "--device", "cpu"]
 
@@ -55,12 +56,15 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(workshop: Path) -> N
     assert json.loads((run / "metrics.json").read_text()).items() <= said.items()
 
 
-def test_a_resumed_run_keeps_its_settings(workshop: Path) -> None:
-    run = workshop / "runs" / "old"
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [({"revision": REVISION}, "another size"), ({}, "begun by a version of mtkd-edge whose method computes other")],
+)
+def test_a_resumed_run_keeps_its_settings_and_its_method(workshop: Path, told: dict[str, int], wanted: str) -> None:
+    run = workshop / "runs" / f"old{len(told)}"
     run.mkdir(parents=True)
-    told = {"data": "data", "out": "runs/old", "epochs": 2, "size": 64}
-    (run / places.CONFIG).write_text(json.dumps(told))
-    words = command("--resume", "--out", "runs/old", "--size", "128", "--json")
+    (run / places.CONFIG).write_text(json.dumps({"data": "data", "out": str(run), "epochs": 2, "size": 64, **told}))
+    words = command("--resume", "--out", str(run), "--size", "128", "--json")
     done = subprocess.run(words, cwd=workshop, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
-    assert "another size" in json.loads(done.stdout)["error"]
+    assert wanted in json.loads(done.stdout)["error"]

@@ -126,10 +126,15 @@ def train(
 
 
 def chosen(**given: Any) -> dict[str, Any]:
-    """The options that were given, as a configuration holds them: names and numbers with commas become tuples."""
+    """The options that were given, as a configuration holds them: names and numbers with commas become tuples.
+
+    Raises UsageError for terms that are not three numbers, and for teachers of which none is named.
+    """
     found = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     if isinstance(teachers := found.get("teachers"), str):
         found["teachers"] = tuple(filter(None, teachers.split(",")))
+        if not found["teachers"]:
+            raise UsageError(f"--teachers names no teacher: {teachers!r}", "--teachers A,B,C, or --preset edge")
     if isinstance(terms := found.get("terms"), str):
         found["terms"] = three(terms)
     return {name: value for name, value in found.items() if value is not None}

@@ -52,6 +52,10 @@ def check_terms(terms: tuple[float, float, float]) -> None:
         raise UsageError(f"r1, r2 and r3 are finite, not negative and not all 0, got {terms}", "--terms 1,1,1")
 
 
+REVISION = 2
+"""Of what the methods compute. Raised when a stopped run could not go on as it began: other features, other weights."""
+
+
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Sizes are in pixels. `teachers` empty means those of the preset; `epochs` None means the method's own number;
     `part` is a pattern that finds in a photo's path which part it shows (`dataset.scan`).
@@ -59,7 +63,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     `student` empty becomes the method's own. `weights`: of the teachers, learned or equal. For `method` "paper" alone:
     r1, r2, r3 of its three terms; what the teachers are fed with (`logits.load_logits`). For "map" alone: the
     importance below which a teacher is dropped; whether those left are merged into one; a folder of generic pictures to
-    merge them on. Written to `config.json` of the run; a resumed run must have the same one.
+    merge them on. Written to `config.json` of the run, with the REVISION that it was begun with (runs from before there
+    was one have none, so 1); a resumed run must have the same.
     """
 
     data: str
@@ -83,6 +88,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     prune: float = 0.0
     merge: bool = False
     generic: str = ""
+    revision: int = 1
 
     def __post_init__(self) -> None:
         if not self.student:

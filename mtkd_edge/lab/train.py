@@ -20,7 +20,7 @@ from mtkd_edge.dataset import Dataset
 from mtkd_edge.errors import BundleError, DataError, MtkdError, UsageError
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import export, map_method, paper_method, plots, teachers
-from mtkd_edge.lab.config import TrainConfig
+from mtkd_edge.lab.config import REVISION, TrainConfig
 from mtkd_edge.lab.map_method import Frames, Inputs, Teaching, Trained
 from mtkd_edge.lab.photos import load_frames
 from mtkd_edge.lab.teachers import Teacher
@@ -128,12 +128,15 @@ def pick_device(asked: str) -> str:
 def _claim(run: Path, config: TrainConfig) -> None:
     """Make the run folder, or check that the one to be resumed was started with the same configuration."""
     path = run / CONFIG
-    fresh = msgspec.structs.replace(config, resume=False)
+    fresh = msgspec.structs.replace(config, resume=False, revision=REVISION)
     if config.resume:
         try:
             old = msgspec.json.decode(path.read_bytes(), type=TrainConfig)
         except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
             raise BundleError(f"{run} cannot be resumed: {error}", "mtkd-edge train without --resume") from error
+        if old.revision != REVISION:
+            what = f"{run} was begun by a version of mtkd-edge whose method computes other features"
+            raise UsageError(what, "mtkd-edge train without --resume, to another --out")
         changed = [f for f in TrainConfig.__struct_fields__ if getattr(old, f) != getattr(fresh, f)]
         if changed:
             raise UsageError(

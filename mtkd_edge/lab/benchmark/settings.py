@@ -118,13 +118,17 @@ def variants(settings: Settings, ablate: Ablate | None) -> tuple[Variant, ...]:
     """The rows: the method as it is, and what the ablation takes away.
 
     Without any teacher only one student of the published method is trained: `map` and `multi` have no row for it.
+    Raises UsageError for the weights of one teacher, whose weight is 1; alone it is the method as it is.
     """
     whole = Variant("all", settings.teachers)
     if ablate is None:
         return (whole,)
     if ablate == "weights":
+        if len(settings.teachers) == 1:
+            raise UsageError("--ablate weights: one teacher has nothing to be weighed against", "--teachers A,B,C")
         return whole, Variant("equal", settings.teachers, "equal")
-    alone = tuple(Variant(f"only-{short_name(name)}", (name,)) for name in settings.teachers)
+    several = settings.teachers if len(settings.teachers) > 1 else ()
+    alone = tuple(Variant(f"only-{short_name(name)}", (name,)) for name in several)
     possible = settings.method == "paper" and settings.student != MULTI
     nobody = (Variant("none", (NO_TEACHER,)),) if possible else ()
     return whole, *alone, *nobody
