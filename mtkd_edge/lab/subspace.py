@@ -11,7 +11,7 @@ What cannot be rebuilt lies in the other directions V_p (the columns of U_p and 
     |y_p - y'_p| = |V_p^T y_p - V_p^T mu_p|
 
 The score asks for no more than this length, and every position has directions of its own, so what a frame costs is to
-read them: twice U_p, or V_p once. A code of 40 of 64 directions is 21 MB one way and 6 MB the other; one of few photos
+read them: twice U_p, or V_p once. A code of 48 of 80 directions is 31 MB one way and 10 MB the other; one of few photos
 is short, and cheaper as it is defined. Whichever is less is computed.
 
 What cannot be rebuilt is anomalous. A linear autoencoder's optimum is this projection (Baldi and Hornik 1989,
