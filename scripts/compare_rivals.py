@@ -38,10 +38,10 @@ from rivals_photos import Photos, prepare
 from rivals_table import Cell
 from rivals_work import OverBudgetError, environment, spend
 
-from mtkd_edge import __version__
 from mtkd_edge.bundle import FEATURES, HEAD, sha256
 from mtkd_edge.device import evaluate
 from mtkd_edge.device.evaluate import Evaluation, Seen
+from mtkd_edge.lab.config import PROGRAM
 
 CHILD = Path(__file__).with_name("rivals_child.py")
 BACKBONE = "resnet18"
@@ -81,7 +81,7 @@ def planned(method: str, seed: int, photos: Photos, setup: Setup) -> Cell:
     """A cell before it is run."""
     weights = [sha256(setup.weights / name / "model.safetensors")[:16] for name in OURS.get(method, (BACKBONE,))]
     asked = {"photos": photos.digest[:16], "weights": " ".join(weights), "threads": str(setup.threads)}
-    asked["program"] = __version__
+    asked["program"] = PROGRAM
     setting = plan(method, photos, setup).setting
     return Cell(data=photos.name, method=method, seed=seed, setting=setting, asked=asked, budget=setup.budget)
 

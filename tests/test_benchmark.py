@@ -173,7 +173,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(
 
 @pytest.mark.parametrize(
     ("name", "other", "word"),
-    [("__version__", "0.0.1", "0.0.1"), ("named", lambda device: "another GPU", "another GPU")],
+    [("PROGRAM", "0.0.1", "0.0.1"), ("named", lambda device: "another GPU", "another GPU")],
     ids=["version", "device"],
 )
 def test_a_folder_of_another_version_or_device_is_refused_before_anything_is_run(

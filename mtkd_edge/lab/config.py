@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from mtkd_edge import __version__
 from mtkd_edge.errors import UsageError
 
 PRESETS: dict[str, tuple[str, ...]] = {
@@ -53,7 +54,9 @@ def check_terms(terms: tuple[float, float, float]) -> None:
 
 
 REVISION = 2
-"""Of what the methods compute. Raised when a stopped run could not go on as it began: other features, other weights."""
+"""Of what the methods compute; increased when a stopped run could not go on as it began."""
+PROGRAM = f"{__version__}, method {REVISION}"
+"""What computed a figure: those of two programs do not belong in one table."""
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 import torch
 
-from mtkd_edge import __version__
 from mtkd_edge.bundle import write_file
 from mtkd_edge.errors import BundleError, UsageError
 from mtkd_edge.lab.benchmark import map_cell, paper_cell, tables
@@ -24,6 +23,7 @@ from mtkd_edge.lab.benchmark.job import Job
 from mtkd_edge.lab.benchmark.outcome import Maker, Outcome
 from mtkd_edge.lab.benchmark.settings import Settings, Variant
 from mtkd_edge.lab.benchmark.suites import Suite, Task, choose, open_suite
+from mtkd_edge.lab.config import PROGRAM
 from mtkd_edge.lab.train import pick_device
 from mtkd_edge.progress import Progress, silent
 
@@ -62,7 +62,7 @@ def run(
     device = torch.device(pick_device(settings.device))
     suite = open_suite(settings)
     names = choose(suite, categories)
-    maker = Maker(__version__, str(torch.__version__), named(device))
+    maker = Maker(PROGRAM, str(torch.__version__), named(device))
     claim(out, Claim(settings, maker))
     done, total = 0, len(names) * len(variants) * seeds
     outcomes = []
