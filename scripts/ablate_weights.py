@@ -210,8 +210,8 @@ def figures(features: Features, row: Row, weights: Tensor) -> dict[str, Any]:
 
 
 def run(features: Features, row: Row, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """One row with each seed; where the weights do not depend on the seed, once."""
-    for seed in seeds if row.weights in SEEDED else seeds[:1]:
+    """One row with each of these seeds."""
+    for seed in seeds:
         began = time.monotonic()
         weights = WAYS[row.weights](features, row, seed)
         found = figures(features, row, weights)
@@ -254,7 +254,8 @@ def main() -> None:
     done = {(result["row"], result["seed"]) for result in results}
     for row in rows(len(names)):
         title = row.name([short_name(name) for name in names])
-        for result in run(features, row, [seed for seed in seeds if (title, seed) not in done]):
+        wanted = seeds if row.weights in SEEDED else seeds[:1]  # the others do not depend on the seed
+        for result in run(features, row, [seed for seed in wanted if (title, seed) not in done]):
             results.append({"row": title, **result})
             with log.open("a") as file:
                 file.write(json.dumps(results[-1]) + "\n")

@@ -80,7 +80,8 @@ def test_fishers_rule_prefers_the_teacher_that_shows_defects(features: ablate_ca
 def test_a_row_is_measured_and_a_seed_changes_nothing_that_does_not_depend_on_it(
     features: ablate_cache.Features,
 ) -> None:
-    (equal,) = ablate_weights.run(features, Row((0, 1)), [0, 1])
+    equal, again = ablate_weights.run(features, Row((0, 1)), [0, 1])
+    assert {**equal, "seed": 1, "seconds": 0} == {**again, "seconds": 0}
     assert equal["image_auroc"] > 0.9 and equal["pixel_auroc"] > 0.9
     assert len(list(ablate_weights.run(features, Row((0, 1), "pixels"), [0, 1]))) == 2
     text = ablate_weights.table([{"row": "a + b, equal, blocks", **equal}])
