@@ -18,7 +18,6 @@ from mtkd_edge.lab import merge, prune, teachers
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.explain import Explanation, explain
 from mtkd_edge.lab.mix import Mix
-from mtkd_edge.lab.projection import PROJECTED
 from mtkd_edge.lab.train import train
 from mtkd_edge.progress import silent
 
@@ -160,7 +159,7 @@ def test_a_merged_run_has_one_teacher_and_everything_after_it_is_fitted_to_it(
     assert whole.total.macs < sum(merge.work(teachers.load(name)) for name in NAMES)
     # the graph's golden outputs: what the student learns is what the edge teacher says, and the levels are its channels
     with np.load(run / "bundle" / bundle.GOLDEN) as golden:
-        assert golden["reference_deviation"].shape[1] == manifest.score.levels[0].channels == PROJECTED
+        assert golden["reference_deviation"].shape[1] == manifest.score.levels[0].channels == 80
         score = golden["score"]
     good, bad = score[:2], score[2:]
     assert abs(float(good.mean())) < 10, "center and scale are those of the edge teacher's own maps"

@@ -10,7 +10,7 @@ from mtkd_edge.lab import importance, normalise, teachers
 from mtkd_edge.lab.distil import rate
 from mtkd_edge.lab.mix import Block, Mix
 from mtkd_edge.lab.projection import projected, projection
-from mtkd_edge.lab.subspace import CODE, Moments, PositionAutoencoder, code_size
+from mtkd_edge.lab.subspace import Moments, PositionAutoencoder, code_size
 from mtkd_edge.progress import silent
 from mtkd_edge.score import Level, ScoreSpec
 
@@ -114,7 +114,7 @@ def test_the_space_of_the_autoencoders_is_orthonormal_and_keeps_the_energy() -> 
 
 
 def test_few_photos_get_a_short_code() -> None:
-    assert [code_size(n) for n in (4, 16, 80, 1000)] == [1, 2, 10, CODE]
+    assert [code_size(n) for n in (4, 16, 80, 1000)] == [1, 2, 10, 48]
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing() -> None:

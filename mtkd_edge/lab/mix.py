@@ -66,7 +66,7 @@ class Mix(nn.Module):
         side = (pixels.shape[2] // GRID_STRIDE, pixels.shape[3] // GRID_STRIDE)
         # blur and 1x1 convolution commute, and after the convolution there are fewer channels
         aligned = [blur(conv(tap)) for conv, tap in zip(self.align, self.taps(pixels), strict=True)]
-        return torch.cat([_resize(block, side) for block in aligned], 1)
+        return torch.cat([resize(block, side) for block in aligned], 1)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
@@ -97,7 +97,8 @@ def blur(maps: Tensor) -> Tensor:
     return nn.functional.avg_pool2d(nn.functional.avg_pool2d(maps, 2, 1, 1, count_include_pad=False), 2, 1)
 
 
-def _resize(block: Tensor, side: tuple[int, int]) -> Tensor:
+def resize(block: Tensor, side: tuple[int, int]) -> Tensor:
+    """[N, C, h, w] -> [N, C, *side], bilinear between the positions' centres."""
     if tuple(block.shape[-2:]) == side:
         return block
     return nn.functional.interpolate(block, side, mode="bilinear", align_corners=False)
