@@ -164,6 +164,25 @@ def test_trtexec_is_told_what_our_own_builder_is(engine: Path) -> None:
     assert "--minShapes=frames:1x64x64x3" in words and "--maxShapes=frames:4x64x64x3" in words
     assert "--noTF32" not in words and "--noTF32" in head.split()
     assert head.count("student_fine:4x12x8x8") == 1
+    assert not any("ompatib" in word for word in words)
+    wide = triton.trtexec(engine, manifest, targets.TensorrtRecipe(version_compatible=True, hardware_compatible=True))
+    assert all({"--versionCompatible", "--hardwareCompatibilityLevel=ampere+"} <= set(one.split()) for one in wide)
+
+
+@pytest.mark.parametrize(
+    ("built", "kind", "wanted"), [("yes", None, True), ("yes", "onnx", False), ("no", None, False)]
+)
+def test_who_exports_version_compatible_plans_is_told_what_triton_must_be_told(
+    built: str, kind: triton.Kind | None, wanted: bool, engine: Path
+) -> None:
+    manifest = bundle.load_engine(engine)
+    made = msgspec.structs.replace(
+        manifest,
+        built={**manifest.built, "version_compatible": built},
+        files={**manifest.files, "plan.features": "0" * 64, "plan.head": "0" * 64},
+    )
+    assert bool(triton.switch(made, kind)) == wanted
+    assert not triton.switch(msgspec.structs.replace(made, files=manifest.files), None)  # it has no plan
 
 
 def test_the_command_says_where_the_models_are_and_what_is_anomalous(

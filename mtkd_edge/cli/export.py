@@ -32,12 +32,17 @@ def export(engine: EngineArgument, triton: Triton, onnx: Onnx = False, json: Jso
     from mtkd_edge.device import targets
     from mtkd_edge.device import triton as repository
 
-    written = repository.export(engine, triton, "onnx" if onnx else None)
+    kind: repository.Kind | None = "onnx" if onnx else None
+    written = repository.export(engine, triton, kind)
     manifest = bundle.load_engine(engine)
     recipe = targets.load(manifest.target).tensorrt if manifest.target in targets.known() else targets.TensorrtRecipe()
     lines = repository.trtexec(engine, manifest, recipe)
     threshold = bundle.load_threshold(engine)
+    switch = repository.switch(manifest, kind)
     value = {"models": [str(path) for path in written], "trtexec": lines, "threshold": threshold.score}
+    value["tritonserver"] = switch
     models = "\n".join(f"  {path}" for path in written)
+    if switch:
+        models += f"\nthese plans are version-compatible: start tritonserver with {switch}"
     text = f"{models}\na frame is anomalous where score > {threshold.score:.6g}\n\n" + "\n\n".join(lines)
     console.emit(value, text, as_json=json)

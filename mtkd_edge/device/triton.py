@@ -117,6 +117,16 @@ def tensor(side: str, name: str, shape: tuple[int, ...]) -> str:
     return f'{side} {{ name: "{name}" data_type: {kind} dims: [ {dims} ]{reshape} }}'
 
 
+def switch(manifest: EngineManifest, kind: Kind | None) -> str:
+    """What `tritonserver` must be started with to take what `export` wrote; empty where it needs nothing.
+
+    A version-compatible plan brings code of its own, which Triton runs only when told to (its tensorrt_backend).
+    """
+    plans = kind != "onnx" and set(PLANS.values()) <= manifest.files.keys()
+    compatible = plans and manifest.built.get("version_compatible") == "yes"
+    return "--backend-config=tensorrt,version-compatible=true" if compatible else ""
+
+
 def trtexec(folder: Path, manifest: EngineManifest, recipe: TensorrtRecipe) -> tuple[str, ...]:
     """The command lines that build both plans of an engine folder with NVIDIA's tool, on the machine that runs them."""
     lines = []
@@ -130,6 +140,8 @@ def trtexec(folder: Path, manifest: EngineManifest, recipe: TensorrtRecipe) -> t
             f"--memPoolSize=workspace:{recipe.workspace_mib} --builderOptimizationLevel={recipe.optimization_level}"
         )
         exact = " --noTF32" if graph == HEAD or manifest.precision == "fp32" else ""
+        wider = " --versionCompatible" if recipe.version_compatible else ""
+        wider += " --hardwareCompatibilityLevel=ampere+" if recipe.hardware_compatible else ""
         source, plan = f"--onnx={folder / graph}", f"--saveEngine={PLANS[graph]}"
-        lines.append(f"trtexec {source} --stronglyTyped {' '.join(shapes)} {limits}{exact} {plan}")
+        lines.append(f"trtexec {source} --stronglyTyped {' '.join(shapes)} {limits}{exact}{wider} {plan}")
     return tuple(lines)
