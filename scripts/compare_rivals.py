@@ -36,8 +36,9 @@ import rivals_speed
 import rivals_table as tables
 from rivals_photos import Photos, prepare
 from rivals_table import Cell
-from rivals_work import OverBudgetError, environment, spend
+from rivals_work import OverBudgetError, environment, spend, version
 
+from mtkd_edge import __version__
 from mtkd_edge.bundle import FEATURES, HEAD, sha256
 from mtkd_edge.device import evaluate
 from mtkd_edge.device.evaluate import Evaluation, Seen
@@ -57,11 +58,15 @@ GRACE = 2
 
 @dataclass(frozen=True)
 class Setup:
-    """What all cells have in common. `budget` is in processor minutes, `rate` in GMAC a second of one thread."""
+    """What all cells have in common. `budget` is in processor minutes, `rate` in GMAC a second of one thread.
+
+    `anomalib` is a Python that has it, `version` what it says it has.
+    """
 
     out: Path
     weights: Path
     anomalib: Path
+    version: str
     budget: float
     rate: float
     batch: int
@@ -81,7 +86,7 @@ def planned(method: str, seed: int, photos: Photos, setup: Setup) -> Cell:
     """A cell before it is run."""
     weights = [sha256(setup.weights / name / "model.safetensors")[:16] for name in OURS.get(method, (BACKBONE,))]
     asked = {"photos": photos.digest[:16], "weights": " ".join(weights), "threads": str(setup.threads)}
-    asked["program"] = PROGRAM
+    asked["program"] = PROGRAM if method in OURS else f"{setup.version}, judged by {__version__}"
     setting = plan(method, photos, setup).setting
     return Cell(data=photos.name, method=method, seed=seed, setting=setting, asked=asked, budget=setup.budget)
 
@@ -152,6 +157,8 @@ def ours(base: Cell, photos: Photos, setup: Setup) -> Cell:
     engine, took = folder / precision, {}
     if precision == "fp32":
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted cell left
+        if base.method == "ours":  # its INT8 engine was built from the run that goes now
+            (photos.folder / f"ours-int8-seed{base.seed}.json").unlink(missing_ok=True)
         teachers = ",".join(f"local-dir:{setup.weights / name}" for name in OURS[base.method])
         train = ["train", photos.listing.root, "--out", str(folder / "run"), "--seed", str(base.seed)]
         spent = spend([*program, *train, "--teachers", teachers], minutes, setup.threads)
@@ -202,7 +209,7 @@ def main() -> None:
         raise SystemExit(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
     sets = [prepare(root, given.out) for root in given.data]
     weights, python = given.weights.resolve(), given.anomalib_python or given.out / "anomalib"
-    setup = Setup(given.out, weights, python, given.max_minutes, given.rate, given.batch, given.threads)
+    setup = Setup(given.out, weights, python, "", given.max_minutes, given.rate, given.batch, given.threads)
     if given.predict:
         for photos in sets:
             for method in methods:
@@ -211,6 +218,7 @@ def main() -> None:
         return
     if not given.anomalib_python:
         setup = replace(setup, anomalib=environment(setup.anomalib))
+    setup = replace(setup, version=version(setup.anomalib))
     if given.speed:
         speed(setup, sets, given.seconds, given.also)
     else:

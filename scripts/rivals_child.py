@@ -104,7 +104,7 @@ def fit(rival: str, whole: Whole, frames: np.ndarray, given: argparse.Namespace)
         if rival == "padim":
             model.fit()
         else:
-            spare_distances()
+            select_faster()
             model.subsample_embedding(given.coreset)
     elif rival == "stfpm":
         from anomalib.models.image.stfpm.loss import STFPMLoss
@@ -136,7 +136,7 @@ def learn(
         optimizer.step()
 
 
-def spare_distances() -> None:
+def select_faster() -> None:
     """anomalib's coreset selects the same patches in a fraction of the time."""
     from anomalib.models.components import KCenterGreedy
 
@@ -144,9 +144,7 @@ def spare_distances() -> None:
         self.model.fit(self.embedding)
         features = self.model.transform(self.embedding)
         first = int(torch.randint(high=self.n_observations, size=(1,)))
-        chosen, measured = farthest_first(features, self.coreset_size, first)
-        print(f"{measured / (len(features) * self.coreset_size):.1%} of the distances measured", flush=True)
-        return [int(index) for index in chosen]
+        return [int(index) for index in farthest_first(features, self.coreset_size, first)]
 
     KCenterGreedy.select_coreset_idxs = select
 

@@ -65,3 +65,12 @@ def environment(folder: Path) -> Path:
     if subprocess.run([str(python), "-c", f"import {', '.join(PACKAGES)}"], capture_output=True).returncode:
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
     return python
+
+
+def version(python: Path) -> str:
+    """Which anomalib a Python has: "anomalib 2.7.0". Exits where it has none."""
+    ask = "import importlib.metadata; print('anomalib', importlib.metadata.version('anomalib'))"
+    asked = subprocess.run([str(python), "-c", ask], capture_output=True, text=True)
+    if asked.returncode:
+        raise SystemExit(f"{python} has no anomalib; name another --anomalib-python, or none to have one made")
+    return asked.stdout.strip()

@@ -17,7 +17,9 @@ import rivals_table as tables
 from compare_rivals import Setup, run_cell
 from rivals_photos import Photos, prepare
 from rivals_table import Cell
-from rivals_work import OverBudgetError, Spent, spend
+from rivals_work import OverBudgetError, Spent, spend, version
+
+from mtkd_edge import __version__
 
 DOUBLE = """#!{python}
 import json, sys, numpy as np
@@ -59,7 +61,7 @@ def setup(tmp_path: Path) -> Setup:
     for name in compare_rivals.OURS["ours"]:
         (tmp_path / "weights" / name).mkdir(parents=True)
         (tmp_path / "weights" / name / "model.safetensors").write_bytes(name.encode())
-    return Setup(tmp_path / "out", tmp_path / "weights", double, budget=5, rate=20, batch=8, threads=1)
+    return Setup(tmp_path / "out", tmp_path / "weights", double, "anomalib 1.2", budget=5, rate=20, batch=8, threads=1)
 
 
 def calls(tmp_path: Path) -> list[tuple[str, list[str], list[str]]]:
@@ -81,6 +83,7 @@ def test_a_rival_gets_frames_without_labels_and_its_answers_are_judged_here(
     assert options[options.index("--weights") + 1] == str(tmp_path / "weights/resnet18")
     assert np.load(photos.folder / "train.npy").shape == (12, 256, 256, 3)
     found = cell(photos, "padim", 3)
+    assert found.asked["program"] == f"anomalib 1.2, judged by {__version__}"
     assert (found.image_auroc, found.per_defect) == (1.0, {"speck": 1.0})
     assert found.pixel_auroc is not None and found.pixel_auroc > 0.99
     assert found.aupro is not None and found.aupro > 0.95
@@ -135,6 +138,7 @@ def test_cells_of_other_settings_are_refused_before_anything_is_run(
     parts: Path, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_cell("stfpm", 0, prepare(parts, setup.out), setup)
+    monkeypatch.setattr(compare_rivals, "version", lambda python: "anomalib 1.2")
     words = ["--out", str(setup.out), "--anomalib-python", str(setup.anomalib), "--methods", "stfpm", "--seeds", "1"]
     other = tmp_path / "other" / "resnet18"
     other.mkdir(parents=True)
@@ -148,8 +152,12 @@ def test_cells_of_other_settings_are_refused_before_anything_is_run(
         monkeypatch.setattr(sys, "argv", ["compare_rivals.py", str(parts), *words, *named])
         with pytest.raises(SystemExit, match=f"parts, stfpm: {what}(?s:.*)delete parts/stfpm-seed"):
             compare_rivals.main()
-    assert len(calls(tmp_path)) == 1
     monkeypatch.setattr(sys, "argv", ["x", str(parts), *words, "--weights", str(setup.weights), "--max-minutes", "5"])
+    monkeypatch.setattr(compare_rivals, "version", lambda python: "anomalib 1.3")
+    with pytest.raises(SystemExit, match=r"program was anomalib 1\.2, .* and is anomalib 1\.3"):
+        compare_rivals.main()
+    assert len(calls(tmp_path)) == 1
+    monkeypatch.setattr(compare_rivals, "version", lambda python: "anomalib 1.2")
     compare_rivals.main()
     assert len(calls(tmp_path)) == 2
 
@@ -194,6 +202,9 @@ def test_ours_is_trained_built_and_evaluated_by_the_commands_of_a_user(
     found, small = cell(photos, "ours"), cell(photos, "ours-int8")
     assert (found.train_seconds, found.peak_mb, found.model_mb) == (6.0, 500.0, 3.0)
     assert (small.train_seconds, small.image_auroc) == (None, found.image_auroc)
+    (photos.folder / "ours-seed0.json").unlink()
+    run_cell("ours", 0, photos, setup)
+    assert not (photos.folder / "ours-int8-seed0.json").exists()  # of a run that is gone
 
 
 def test_a_command_tells_what_it_took_and_is_stopped_by_its_processor_time() -> None:
@@ -204,6 +215,17 @@ def test_a_command_tells_what_it_took_and_is_stopped_by_its_processor_time() -> 
         spend([sys.executable, "-c", "while True: pass"], 1 / 60, 1)
     with pytest.raises(SystemExit, match="ended with 3"):
         spend([sys.executable, "-c", "raise SystemExit(3)"], 1, 1)
+
+
+def test_which_anomalib_is_asked_of_its_own_python(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && PYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with pytest.raises(SystemExit, match="has no anomalib; name another --anomalib-python"):
+        version(python)
+    (tmp_path / "anomalib-1.2.dist-info").mkdir()
+    (tmp_path / "anomalib-1.2.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: anomalib\nVersion: 1.2\n")
+    assert version(python) == "anomalib 1.2"
 
 
 def made(method: str, seed: int, area: float | None, data: str = "tiles") -> Cell:
