@@ -44,9 +44,12 @@ BOTH: tuple[FeatureType, ...] = ("float32", "float16")
 CASES = {
     # what `train` makes of 256 pixels by default
     "default": Case(
-        ScoreSpec(
-            (level("distance", 288, 32, 32, 0.5, 1), level("distance", 64, 32, 32, 0.5, 2)), 64, 64, 1.0, 0.02
-        ), 2, BOTH,
+        ScoreSpec((level("distance", 272, 32, 32, 0.1), level("distance", 32, 32, 32, 0.9)), 64, 64, 1.0, 0.02),
+        2, BOTH,
+    ),
+    # the same of a center and a scale for every position
+    "by position": Case(
+        ScoreSpec((level("distance", 72, 32, 32, 0.5, 1), level("distance", 20, 32, 32, 0.5, 2)), 64, 64, 1.0, 0.02), 2,
     ),
     # what `--method paper` makes, smaller: 1x1 levels, one that is larger than the map, the mean
     "paper": Case(

@@ -22,10 +22,9 @@ from mtkd_edge.errors import BackendError
 from mtkd_edge.score import Level, ScoreSpec
 
 ARCHES = ["sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_110"]
-STATISTICS = tuple(0.5 + i / 1024 for i in range(1024))
 DEFAULT = layout.layout(
     ScoreSpec(
-        (Level("a", "distance", 288, 32, 32, 0.5, STATISTICS, STATISTICS), Level("b", "distance", 64, 32, 32, 0.5)),
+        (Level("a", "distance", 272, 32, 32, 0.1, (2.5,), (0.4,)), Level("b", "distance", 32, 32, 32, 0.9)),
         64, 64, 1.0, 0.02,
     )
 )  # fmt: skip
