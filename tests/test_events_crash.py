@@ -168,6 +168,8 @@ def test_an_alarm_on_a_full_disk_gives_up_its_picture_and_takes_the_place_of_a_f
     kept = everything(root)[1:]
     assert [(event.kind, event.seq) for event in kept] == [(Kind.ALARM, seq) for seq in (4, 5, 6)]
     assert all(event.latched and not event.image for event in kept)
+    tall, wide = line.part(defect=True).shape[:2]
+    assert all(event.frame == (wide, tall) for event in kept), "the pixels of the regions are known all the same"
     assert all(event.reason.endswith("no picture: too many wait for the disk") for event in kept)
     assert all(why.startswith("beyond what is held in memory: ") for why in keeper.lost)
 

@@ -76,7 +76,8 @@ def test_a_camera_that_falls_silent_is_an_alarm_within_the_time_set(tmp_path: Pa
             yield from super().frames()
             self._closed.wait(5)
 
-    source, stop = Pausing("camera", [line.part()] * 5, live=True, period=0.01), threading.Event()
+    photo = line.part()[:-8]
+    source, stop = Pausing("camera", [photo] * 5, live=True, period=0.01), threading.Event()
     running = station(tmp_path, [source], rules={"fresh": 0.3})
     thread = threading.Thread(target=line.run, args=([source], None, stop, [running.sink]))
     thread.start()
@@ -89,6 +90,7 @@ def test_a_camera_that_falls_silent_is_an_alarm_within_the_time_set(tmp_path: Pa
     thread.join(5)
     (alarm,) = events(tmp_path)
     assert (alarm.state, alarm.reason, alarm.score) == ("invalid", "no fresh verdict for 0.3 s", None)
+    assert alarm.frame == (photo.shape[1], photo.shape[0]), "that of the last frame, which has gone"
 
 
 def test_a_latch_outlives_the_process_and_opens_when_acknowledged_from_outside(tmp_path: Path) -> None:

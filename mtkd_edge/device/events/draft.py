@@ -14,9 +14,17 @@ from mtkd_edge.threshold import Threshold, seal
 from mtkd_edge.verdict import Verdict
 
 
+def size_of(photo: Photo) -> tuple[int, int]:
+    """(width, height)."""
+    return photo.shape[1], photo.shape[0]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:
-    """An event before its pictures are coded. `stamp` is the moment at which the verdict was given."""
+    """An event before its pictures are coded. `stamp` is the moment at which the verdict was given.
+
+    `frame`: (width, height) of the frame where its photo is not at hand.
+    """
 
     kind: Kind
     verdict: Verdict
@@ -28,6 +36,12 @@ class Draft:
     skipped: int = 0
     mm: tuple[tuple[float, ...], ...] = ()
     part: str = ""
+    frame: tuple[int, int] = (0, 0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frame in whose pixels the regions are; zeros where nobody knows."""
+        return self.frame if self.photo is None else size_of(self.photo)
 
     @property
     def nbytes(self) -> int:
@@ -37,7 +51,7 @@ class Draft:
     def bare(self, why: str) -> Draft:
         """The same without pictures, and why."""
         reason = f"{self.reason or self.verdict.reason}; no picture: {why}".lstrip("; ")
-        return replace(self, photo=None, values=None, reason=reason)
+        return replace(self, photo=None, values=None, reason=reason, frame=self.size)
 
 
 class Maker:
@@ -68,7 +82,7 @@ class Maker:
             engine=self._engine,
             seal=self._seal,
             bytes=coded.nbytes,
-            frame=(0, 0) if draft.photo is None else (draft.photo.shape[1], draft.photo.shape[0]),
+            frame=draft.size,
             latched=draft.latched,
             skipped=draft.skipped,
             mm=draft.mm,

@@ -53,7 +53,10 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     about: str = ""
     skipped: int = 0
     frame: tuple[int, int] = (0, 0)
-    """(width, height) of the frame, in whose pixels `regions` are: the photo may be kept smaller. Zeros without one."""
+    """(width, height) of the frame in whose pixels `regions` are; its photo may be kept smaller, or not at all.
+
+    Zeros where no frame has come.
+    """
     mm: tuple[tuple[float, ...], ...] = ()
     """(left, top, width, height, area) of each region, in mm and mm², where the source has a scale."""
     part: str = ""

@@ -17,7 +17,7 @@ from mtkd_edge.device.decisions.line import Alarm
 from mtkd_edge.device.decisions.parts import Parts
 from mtkd_edge.device.decisions.window import Decision, Shot
 from mtkd_edge.device.events.clock import Clock
-from mtkd_edge.device.events.draft import Draft
+from mtkd_edge.device.events.draft import Draft, size_of
 from mtkd_edge.device.events.record import Kind
 from mtkd_edge.device.events.recorder import EventStoreBehind, Recorder
 from mtkd_edge.device.sinks import Map
@@ -47,9 +47,13 @@ class Decide:
         self._board, self._recorder, self._keep, self._scales = board, recorder, keep, scales
         self._clock, self._closing, self._losses = clock, closing, losses
         self._unkept: Counter[str] = Counter()
+        # of each source's last photo: an alarm may come when the photo has gone
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def __call__(self, verdict: Verdict, photo: Photo | None, values: Map | None) -> None:
         """Step, and keep. Raises EventStoreBehind where there is no room; for an alarm there is."""
+        if photo is not None:
+            self._sizes[verdict.source] = size_of(photo)
         triggered = self._parts is not None and verdict.source in self._parts.sources
         if self._parts is not None and triggered:
             self._parts.frame(Shot(verdict, photo, values))
@@ -87,6 +91,7 @@ class Decide:
             stamp,
             mm=in_mm(verdict.regions, self._scale(verdict)),
             part=decision.window.part,
+            frame=self._sizes.get(source, (0, 0)),
         )
         try:
             self._offer(draft, alarm, urgent=True)
@@ -103,7 +108,8 @@ class Decide:
         if not status.valid:
             last = msgspec.structs.replace(last, state=State.INVALID, score=None, regions=(), path="")
         try:
-            self._offer(Draft(Kind.ALARM, last, None, None, stamp), alarm)
+            frame = self._sizes.get(source, (0, 0))
+            self._offer(Draft(Kind.ALARM, last, None, None, stamp, frame=frame), alarm)
         except EventStoreBehind as error:
             self._unkept[f"alarms not kept: {error}"] += 1
 
