@@ -4,7 +4,8 @@
 
 Three figures: latency (one frame at a time on all threads: median and best milliseconds), throughput (as many frames at
 once as there are threads, one thread each: frames a second), and the processor time of a frame on one thread. The
-runtimes take turns, so that other work on the machine hurts all of them alike; processor time is hurt least.
+runtimes take turns, so that other work on the machine hurts all of them alike, each for some frames in a row, so that
+none finds its weights thrown out of the caches by another; processor time is hurt least.
 
 The floor is the processor time of a frame's operations at the rate of a large matrix product here, FP32 and INT8 each
 for its share. Nothing convolves faster than that with these instructions, and nothing real reaches it. Prints Markdown.
@@ -39,6 +40,8 @@ from mtkd_edge.places import bundle_of
 Frames = NDArray[np.uint8]
 Run = Callable[[Frames], object]
 WARM_UP = 3
+IN_A_ROW = 10
+"""Frames of a turn that count. One before them does not: it finds the caches full of what others have used."""
 
 
 def by_openvino(features: Path, head: Path, precision: str, threads: int) -> Run:
@@ -71,17 +74,20 @@ def by_onnxruntime(features: Path, head: Path, threads: int) -> Run:
 
 
 def latencies(runs: dict[str, Run], frame: Frames, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of single frames, the runtimes in turn, for about `seconds` each."""
+    """Milliseconds of single frames, the runtimes in turn, for about `seconds` each and at least one turn."""
     for run in runs.values():
         for _ in range(WARM_UP):
             run(frame)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds * len(runs):
+    began, over = time.perf_counter(), False
+    while not over:
         for name, run in runs.items():
-            start = time.perf_counter()
             run(frame)
-            times[name].append((time.perf_counter() - start) * 1e3)
+            for _ in range(IN_A_ROW):
+                start = time.perf_counter()
+                run(frame)
+                times[name].append((time.perf_counter() - start) * 1e3)
+        over = time.perf_counter() - began >= seconds * len(runs)
     return times
 
 
@@ -105,10 +111,10 @@ def throughput(make: Callable[[], Run], frame: Frames, threads: int, seconds: fl
 
 
 def processor_time(runs: dict[str, Run], frame: Frames, rounds: int) -> dict[str, float]:
-    """Milliseconds of processor time of one frame, the median of `rounds` turns."""
+    """Milliseconds of processor time of one frame, the median of `rounds` frames in a row."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + WARM_UP):
-        for name, run in runs.items():
+    for name, run in runs.items():
+        for number in range(rounds + WARM_UP):
             began = time.process_time()
             run(frame)
             if number >= WARM_UP:

@@ -52,7 +52,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Figures by method; `ours` holds run/ and int8/, `also` are more engines of ours, which keep their folder's path.
 
-    Median and best ms on `threads` threads, processor ms on one, and `ratio`: the median over the turns of its time by
+    Median and best ms on `threads` threads, processor ms on one, and `ratio`: the median over the frames of its time by
     that of our INT8 engine in the same turn.
     """
     bundle = bundle_of(ours / "run")

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
+import compare_runtimes
 import numpy as np
 import onnx
 import pytest
@@ -120,6 +121,15 @@ def test_pretrained_weights_come_from_the_folder_alone(monkeypatch: pytest.Monke
         ("local-dir:weights/resnet18", {"pretrained": True, "features_only": True}),
         ("resnet18", {"pretrained": False}),
     ]
+
+
+def test_a_turn_is_frames_in_a_row_and_its_first_does_not_count() -> None:
+    order: list[str] = []
+    runs = {name: lambda frame, name=name: order.append(name) for name in ("a", "b")}  # type: ignore[misc]
+    times = compare_runtimes.latencies(runs, np.zeros((1, 2, 2, 3), np.uint8), 0)
+    warm, row = compare_runtimes.WARM_UP, compare_runtimes.IN_A_ROW
+    assert "".join(order) == "a" * warm + "b" * warm + "a" * (row + 1) + "b" * (row + 1)
+    assert [len(found) for found in times.values()] == [row, row]
 
 
 def test_models_are_timed_in_turn_on_the_same_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
