@@ -51,13 +51,13 @@ class BundleError(MtkdError):
 
 
 class MissingExtraError(MtkdError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed and not installed. `fix` is what to do, where it is not to install the extra."""
 
     exit_code = 5
 
-    def __init__(self, package: str, extra: str, why: str) -> None:
+    def __init__(self, package: str, extra: str, why: str, fix: str = "") -> None:
         super().__init__(
-            f"{why} needs the package {package!r}, which is not installed", f"pip install 'mtkd-edge[{extra}]'"
+            f"{why} needs the package {package!r}, which is not installed", fix or f"pip install 'mtkd-edge[{extra}]'"
         )
 
 

@@ -68,6 +68,18 @@ def test_a_flipped_byte_is_found(folder):
         run_check(folder)
 
 
+def test_a_threshold_that_is_gone_or_altered_is_found(folder):
+    """It may be replaced without building, so the engine's sums do not hold it; its own seal does."""
+    path = folder / bundle.THRESHOLD
+    text = path.read_text()
+    path.write_text(text.replace('"score": ', '"score": 1'))
+    with pytest.raises(BundleError, match=r"threshold\.json"):
+        run_check(folder)
+    path.unlink()
+    with pytest.raises(BundleError, match=r"threshold\.json cannot be read"):
+        run_check(folder)
+
+
 def test_another_weight_in_a_sealed_graph_is_named_by_its_stage(folder):
     """Hashes fit, and still the engine is not what the reference was: only the student's layer and what follows."""
     model = onnx.load(folder / bundle.FEATURES)

@@ -175,8 +175,20 @@ def test_weights_that_were_fetched_are_counted(monkeypatch: pytest.MonkeyPatch, 
 )
 def test_a_jetson_tells_its_release(text: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "release").write_text(text)
-    monkeypatch.setattr(doctor_nvidia, "JETPACK", tmp_path / "release")
+    monkeypatch.setattr(doctor_nvidia._trt_driver, "JETPACK", tmp_path / "release")
     assert doctor_nvidia.jetson()[0].found == found
+
+
+def test_a_jetson_is_not_told_to_install_another_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_nvidia, "probe", lambda code: (False, f"No module named '{code.split()[1][:-1]}'"))
+    assert [one.fix for one in doctor_nvidia.tensorrt()] == [
+        "pip install 'mtkd-edge[tensorrt]'", "pip install 'mtkd-edge[rtx]'"
+    ]  # fmt: skip
+    (tmp_path / "release").write_text("# R36 (release), REVISION: 4.3")
+    monkeypatch.setattr(doctor_nvidia._trt_driver, "JETPACK", tmp_path / "release")
+    jetpack, rtx = doctor_nvidia.tensorrt()
+    assert "--system-site-packages" in jetpack.fix and "pip" not in jetpack.fix
+    assert rtx.fix == "pip install 'mtkd-edge[rtx]'"
 
 
 def test_the_doctor_imports_no_vendor_runtime(report: doctor.Report) -> None:

@@ -146,6 +146,15 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(vendor, ex
     assert caught.value.hint == f"pip install 'mtkd-edge[{extra}]'"
 
 
+def test_on_a_jetson_the_missing_package_is_jetpacks(monkeypatch, tmp_path):
+    (tmp_path / "release").write_text("# R36")
+    monkeypatch.setattr(tensorrt._trt_driver, "JETPACK", tmp_path / "release")
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    with pytest.raises(MissingExtraError) as caught:
+        tensorrt.module()
+    assert caught.value.exit_code == 5 and "--system-site-packages" in caught.value.hint
+
+
 # ---- the runtime, on the double
 
 

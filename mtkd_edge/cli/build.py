@@ -61,9 +61,9 @@ def build_engine(
     """Make an engine of a run:  mtkd-edge build-engine --int8
 
     \b
-    The threshold is fitted again with the engine itself. A build that is not as good as FP32 ends
-    with exit code 8 and leaves the engine before it as it was. Without a precision, the target's
-    recipe decides.
+    The threshold becomes the engine's own: fitted again on its scores where the photos suffice, else
+    carried over from FP32. A build that is not as good as FP32 ends with exit code 8 and leaves the
+    engine before it as it was. Without a precision, the target's recipe decides.
 
     \b
     Examples:
@@ -147,9 +147,9 @@ def check(engine: EngineArgument, json: Json = False) -> None:
     """Replay the golden frames:  mtkd-edge check engines/bottle-cpu
 
     \b
-    Every file is compared with its sha256, every stage with what the reference made of the same
-    frames. Ends with 8 where they differ by more than the precision explains, with 4 where the
-    folder is damaged.
+    Every file is compared with its sha256, the threshold with its seal, every stage with what the
+    reference made of the same frames. Ends with 8 where they differ by more than the precision
+    explains, with 4 where the folder is damaged.
     """
     from mtkd_edge.device import engines
     from mtkd_edge.device.check import check as replay

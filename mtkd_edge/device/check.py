@@ -2,7 +2,8 @@
 
 Deviations are relative: of a feature map its L2 norm, of the map and the score the range of the golden maps. The
 bounds are those of the precision; they catch a wrong runtime, a damaged graph or another normalisation, and are no
-statement about accuracy, which is the gate's. A flipped byte is found before, by `bundle.load_engine`.
+statement about accuracy, which is the gate's. A flipped byte is found before, by `bundle.load_engine`, and in the
+threshold by its own seal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtkd_edge import npz
-from mtkd_edge.bundle import GOLDEN, load_engine
+from mtkd_edge.bundle import GOLDEN, load_engine, load_threshold
 from mtkd_edge.device.engine import Engine
 from mtkd_edge.errors import BundleError, DataError, GateError
 
@@ -50,6 +51,7 @@ def check(folder: Path, engine: Engine) -> CheckReport:
     Raises BundleError for a damaged folder, GateError naming every stage that is out of its bound.
     """
     manifest = load_engine(folder)
+    load_threshold(folder)
     golden = read_golden(folder / GOLDEN)
     rows = compare(engine, golden, manifest.model.feature_names(), *BOUNDS[manifest.precision])
     wrong = [f"{row.name} deviates by {row.deviation:.2g}, allowed is {row.bound:g}" for row in rows if not row.passed]

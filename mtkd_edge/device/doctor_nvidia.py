@@ -16,7 +16,6 @@ from mtkd_edge.device.engines import _trt_driver
 from mtkd_edge.errors import BackendError
 
 GROUP = "nvidia"
-JETPACK = Path("/etc/nv_tegra_release")
 VERSION = Path("/proc/driver/nvidia/version")
 
 
@@ -43,7 +42,7 @@ def _runtime(module: str, extra: str) -> Finding:
     if works:
         return Finding(GROUP, module, "ok", said)
     missing = f"No module named '{module}'" in said
-    fix = f"pip install 'mtkd-edge[{extra}]'" if missing else "reinstall it in the version that fits the driver"
+    fix = _trt_driver.install(extra) if missing else "reinstall it in the version that fits the driver"
     return Finding(GROUP, module, "warn", "not installed" if missing else said, fix)
 
 
@@ -65,9 +64,9 @@ def toolkit() -> list[Finding]:
 
 def jetson() -> list[Finding]:
     """The release of Jetson Linux; nothing on other machines."""
-    if not JETPACK.is_file():
+    if not _trt_driver.JETPACK.is_file():
         return []
-    text = JETPACK.read_text(errors="replace")
+    text = _trt_driver.JETPACK.read_text(errors="replace")
     match = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
     found = f"Jetson Linux {match[1]}.{match[2]}" if match else text.splitlines()[0]
     return [Finding(GROUP, "jetpack", "ok", found)]

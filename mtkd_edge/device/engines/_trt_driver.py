@@ -1,19 +1,23 @@
 """The NVIDIA driver, asked through ctypes before any NVIDIA library is.
 
 `tensorrt.Runtime` without a driver is not an exception but a segmentation fault, so whether there is one must be known
-first. Knows nothing of TensorRT or pycuda.
+first; and what a machine says of itself without one. Imports neither TensorRT nor pycuda.
 """
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from pathlib import Path
 
 from mtkd_edge.errors import BackendError
 
 LIBRARY = "libcuda.so.1"
 MAJOR, MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR} of cuda.h."""
+
+JETPACK = Path("/etc/nv_tegra_release")
+"""There on Jetsons alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +61,10 @@ def find_or_none(index: int = 0) -> Gpu | None:
         return find(index)
     except BackendError:
         return None
+
+
+def install(extra: str) -> str:
+    """How the package of a TensorRT that is not there is had. On a Jetson it is JetPack's, and one from pip is not."""
+    if extra == "tensorrt" and JETPACK.is_file():
+        return "python3 -m venv --system-site-packages ENV: TensorRT is in the system's Python, by JetPack"
+    return f"pip install 'mtkd-edge[{extra}]'"

@@ -21,8 +21,8 @@ def module() -> ModuleType:
     try:
         import tensorrt
     except ModuleNotFoundError as error:
-        # on a Jetson it comes with JetPack, and a pip package would be the wrong one
-        raise MissingExtraError("tensorrt", "tensorrt", "an engine for this target") from error
+        fix = _trt_driver.install("tensorrt")
+        raise MissingExtraError("tensorrt", "tensorrt", "an engine for this target", fix) from error
     except (ImportError, OSError) as error:
         raise BackendError(f"tensorrt cannot be loaded: {error}", "mtkd-edge doctor") from error
     found: ModuleType = tensorrt
