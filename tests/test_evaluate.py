@@ -169,6 +169,17 @@ def test_no_defect_vanishes_when_its_mask_is_shrunk(height: int, width: int, see
     assert small.any()
 
 
+def test_a_scratch_beside_a_blot_does_not_vanish_either() -> None:
+    """Each region keeps the cells that it covers most, whatever another one covers; the blot keeps its size."""
+    mask = np.zeros((4096, 4096), np.bool_)
+    mask[200:1000, 200:1000] = True
+    blot = shrink(mask, (256, 256))
+    mask[3000:3007, 500:3500] = True
+    both = shrink(mask, (256, 256))
+    assert np.array_equal(both[:128], blot[:128])
+    assert both[187].sum() >= 180 and both[128:187].sum() == both[188:].sum() == 0
+
+
 def test_a_shrunk_mask_keeps_its_area_and_place() -> None:
     y, x = np.mgrid[:900, :900]
     mask = np.hypot(x - 300, y - 600) < 120

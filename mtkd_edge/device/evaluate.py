@@ -2,7 +2,7 @@
 
 Image figures come from raw scores. Pixel figures are taken on the frame's own grid (256 x 256 for a frame of that size,
 without the borders of a letterbox): a map knows no more than that, and 10^8 pixels would be ranked for the same answer.
-A mask is brought there by area: a cell is defective where at least half of it is, and the smallest defect keeps at
+A mask is brought there by area: a cell is defective where at least half of it is, and the smallest region keeps at
 least the cell it covers most. Left out, and named: photos that cannot be read or scored, and, of the pixel figures
 only, defective photos without a mask (their defect would count as good).
 
@@ -204,13 +204,19 @@ def _mask(dataset: Dataset, one: Seen) -> NDArray[np.bool_]:
 
 
 def shrink(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """Mask [H, W] -> bool [grid]: cells that are at least half covered, or else those that are covered most."""
+    """Mask [H, W] -> bool [grid]: of each region the cells that are at least half covered, or else those covered most.
+
+    Regions are those that do not touch on the grid: a thin scratch is kept beside a large blot.
+    """
     cover = mask.astype(np.float32)
     # one axis at a time: where any axis grows, OpenCV's INTER_AREA quietly becomes bilinear and skips pixels
     for height, width in ((cover.shape[0], grid[1]), grid):
         method = cv2.INTER_AREA if height * width < cover.size else cv2.INTER_NEAREST
         cover = np.asarray(cv2.resize(cover, (width, height), interpolation=method), np.float32)
-    return np.asarray(cover >= min(0.5, max(float(cover.max()), 1e-6)))
+    count, regions = cv2.connectedComponents((cover > 0).astype(np.uint8), connectivity=8)
+    most = np.zeros(count, np.float32)
+    np.maximum.at(most, regions.ravel(), cover.ravel())
+    return np.asarray((cover > 0) & (cover >= np.minimum(0.5, most)[regions]))
 
 
 def _detection(kinds: Sequence[str], scores: NDArray[np.float64], level: float) -> dict[str, Rate]:
