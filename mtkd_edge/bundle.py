@@ -16,6 +16,7 @@ Nothing here is a pickle. This file knows the names and the hashes, not what is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -118,9 +119,21 @@ def write_file(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written, nothing can be deleted either
+            temporary.unlink()
         raise BundleError(
             f"{path} cannot be written: {error.strerror}", "check the free space and permissions"
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """The folder, and those above it. Raises BundleError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
+        raise BundleError(
+            f"the folder {folder} cannot be made: {what}", "name another, or check permissions"
         ) from error
 
 

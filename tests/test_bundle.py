@@ -267,3 +267,14 @@ def test_the_manifest_is_readable_json_with_sorted_seals(tmp_path: Path) -> None
     text = (tmp_path / bundle.BUNDLE).read_bytes()
     assert text.count(b"\n") > 20
     assert msgspec.json.decode(text)["name"] == "bottle"
+
+
+def test_what_cannot_be_written_is_told_and_not_what_cleaning_up_met(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "file" / "a.json", tmp_path / ("n" * 300)):
+        with pytest.raises(BundleError, match="cannot be written"):
+            bundle.write_file(path, b"x")
+    with pytest.raises(BundleError, match="file cannot be made: a file is in its place"):
+        bundle.make_folder(tmp_path / "file")
+    with pytest.raises(BundleError, match="cannot be made: Not a directory"):
+        bundle.make_folder(tmp_path / "file" / "below")

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from mtkd_edge import bundle, score
 from mtkd_edge.device import engines
 from mtkd_edge.device.engine import EngineOptions
-from mtkd_edge.device.engines import openvino
+from mtkd_edge.device.engines import _blobs, _cache, openvino
 from mtkd_edge.device.engines.fake import FakeEngine
 from mtkd_edge.device.engines.openvino import OpenvinoEngine
 from mtkd_edge.errors import BackendError, BundleError
@@ -255,3 +255,29 @@ def test_fake_finds_a_bright_square_where_it_is():
     assert found.stages["infer"] >= 1
     with pytest.raises(ValueError, match="multiples of 8"):
         FakeEngine(60, 64)
+
+
+def test_a_compiled_model_that_was_damaged_is_compiled_again(made, tmp_path):
+    """OpenVINO itself runs one with flipped bits, and makes other scores."""
+    folder = engine_folder(made, tmp_path / "engine")
+    with engines.load(folder) as engine:
+        wanted = engine.infer(FRAMES[:1]).scores
+    (blob,) = (folder / "cache").glob("*.blob")
+    whole = blob.read_bytes()
+    for damaged in (bytes(byte ^ 64 if n % 97 == 0 else byte for n, byte in enumerate(whole)), whole[:1000], b""):
+        blob.write_bytes(damaged)
+        with engines.load(folder) as engine:
+            assert engine.infer(FRAMES[:1]).scores == wanted
+        assert len(blob.read_bytes()) == len(whole) and _blobs.usable(folder / "cache") and blob.exists()
+    blob.with_name(f"{blob.name}.sha256").unlink()
+    assert _blobs.usable(folder / "cache") and not blob.exists(), "nobody says what it was"
+
+
+def test_an_engine_starts_where_no_cache_can_be_kept(made, tmp_path, monkeypatch):
+    folder = engine_folder(made, tmp_path / "engine")
+    (tmp_path / "file").write_bytes(b"")
+    with engines.load(folder, EngineOptions(cache=tmp_path / "file" / "cache")) as engine:
+        assert np.isfinite(engine.infer(FRAMES[:1]).scores).all()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert _cache.user_cache().is_absolute()

@@ -184,6 +184,8 @@ def test_a_cubin_is_kept_by_text_arch_and_compiler(tmp_path):
                                  (PAPER, "sm_87", "nvcc 12.6.68")):  # fmt: skip
         compiler.cubin(found, arch, fake(version), tmp_path / "cache")
     assert len(calls) == 4
+    (tmp_path / "file").write_bytes(b"")
+    assert compiler.cubin(DEFAULT, "sm_87", fake("nvcc 12.6.68"), tmp_path / "file" / "cache") == first, "not kept"
     assert len(list((tmp_path / "cache").iterdir())) == 4
     assert compiler.arch_of((8, 7)) == "sm_87"
     assert compiler.arch_of((11, 0)) == "sm_110"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mtkd_edge import onnx_data
 from mtkd_edge.bundle import FEATURES, HEAD, EngineManifest
 from mtkd_edge.device.engine import EngineOptions, Frames, Inference, check_frames
+from mtkd_edge.device.engines import _blobs
 from mtkd_edge.device.engines._cache import user_cache
 from mtkd_edge.errors import BackendError
 
@@ -133,8 +134,11 @@ class OpenvinoEngine:
         if count not in self._requests:
             model = self._model.clone()
             model.reshape([count, *self._frame])
-            config = self._config | ({"CACHE_DIR": str(self._cache)} if self._cache else {})
+            cache = _blobs.usable(self._cache) if self._cache else None
+            config = self._config | ({"CACHE_DIR": str(cache)} if cache else {})
             self._requests[count] = self._core.compile_model(model, "CPU", config).create_infer_request()
+            if cache:
+                _blobs.seal(cache)
         return self._requests[count]
 
 

@@ -6,6 +6,7 @@ will run. Nothing here needs a GPU. Knows nothing of how a cubin is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mtkd_edge.bundle import write_file
+from mtkd_edge.bundle import make_folder, write_file
 from mtkd_edge.device.kernel import nvrtc
 from mtkd_edge.device.kernel.header import source
 from mtkd_edge.device.kernel.layout import Layout
-from mtkd_edge.errors import BackendError
+from mtkd_edge.errors import BackendError, BundleError
 
 FLAGS = ("-std=c++17", "-fmad=false")
 """The same bits as the host build: what is fused says fmaf in the text."""
@@ -89,8 +90,9 @@ def cubin(found: Layout, arch: str, compiler: Compiler, cache: Path) -> bytes:
     if kept.is_file():
         return kept.read_bytes()
     made = compiler.compile(text, arch)
-    cache.mkdir(parents=True, exist_ok=True)
-    write_file(kept, made)
+    with contextlib.suppress(BundleError):  # it is made: where it cannot be kept, only the next build is slower
+        make_folder(cache)
+        write_file(kept, made)
     return made
 
 
