@@ -51,13 +51,18 @@ class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+def check_rate(false_alarms: float) -> None:
+    """Raises UsageError for what is no share of false alarms."""
+    if not 0 < false_alarms < 1:
+        raise UsageError(f"a false-alarm rate lies between 0 and 1, got {false_alarms}", "--false-alarms 1e-3")
+
+
 def fit(scores: ArrayLike, peaks: ArrayLike, false_alarms: float, engine: str = "") -> Threshold:
     """Scores [n] and map maxima [n] of held-out normal photos -> the threshold for that false-alarm rate.
 
     Raises UsageError for a rate outside (0, 1), DataError for fewer than four photos or a score that is not finite.
     """
-    if not 0 < false_alarms < 1:
-        raise UsageError(f"a false-alarm rate lies between 0 and 1, got {false_alarms}", "--false-alarms 1e-3")
+    check_rate(false_alarms)
     values, maxima = np.asarray(scores, np.float64), np.asarray(peaks, np.float64)
     if values.size < MINIMUM:
         raise DataError(

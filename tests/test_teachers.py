@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,3 +81,34 @@ def test_a_model_that_the_hub_does_not_have_is_no_matter_of_the_network(
     with pytest.raises(UsageError, match=r"hf-hub:timm/resnet81 cannot be loaded") as caught:
         load("hf-hub:timm/resnet81")
     assert NETWORK not in str(caught.value)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "resnet"}, "not in timm's hub format"),
+        ([1, 2], "not in timm's hub format"),
+        ({"architecture": "NAME", "pretrained_cfg": None}, "not in timm's hub format"),
+        (None, "cannot be read"),
+        ({"architecture": "NAME", "pretrained_cfg": {"mean": [0.5], "std": [0.5, 0.5, 0.5]}}, "three numbers wanted"),
+        ({"architecture": "NAME", "pretrained_cfg": {"mean": 0.5}}, "three numbers wanted"),
+    ],
+)
+def test_a_folder_that_is_not_timms_is_told(
+    load: Callable[[str], object], config: object, why: str, tmp_path: Path
+) -> None:
+    name = write_teachers(tmp_path)[0]
+    path = Path(name.removeprefix("local-dir:"), "config.json")
+    own = json.loads(path.read_text())["architecture"]
+    path.write_text("{" if config is None else json.dumps(config).replace("NAME", own))
+    with pytest.raises(DataError, match=why) as caught:
+        load(name)
+    assert name in str(caught.value)
+
+
+def test_a_mean_that_is_left_out_is_imagenets(tmp_path: Path) -> None:
+    name = write_teachers(tmp_path)[0]
+    path = Path(name.removeprefix("local-dir:"), "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pretrained_cfg": {"mean": None}}))
+    assert teachers.classifier(name)[2] == teachers.IMAGENET_MEAN

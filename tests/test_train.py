@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
+from logit_nets import write_teachers
 from safetensors.torch import load_file
 
 from mtkd_edge import bundle
@@ -17,7 +19,7 @@ from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.lab import checkpoint, distil, teachers
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.mix import Mix
-from mtkd_edge.lab.train import train
+from mtkd_edge.lab.train import _same_inputs, inputs_of, train
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,39 @@ def test_resuming_with_other_photos_is_refused(tmp_path: Path) -> None:
     assert (out / "checkpoint").is_dir(), "what was learned is still there"
 
 
+def test_resuming_with_other_weights_or_generic_pictures_is_refused(parts: Path, tmp_path: Path) -> None:
+    names = write_teachers(tmp_path / "weights")
+    weights = Path(names[1].removeprefix("local-dir:"), "model.safetensors")
+    settings = config(parts, tmp_path / "run", teachers=names)
+    generic = np.zeros((2, 64, 64, 3), np.uint8)
+    before = inputs_of(settings, generic)
+    assert set(before) == {*names, "generic"}
+    path = tmp_path / "inputs.json"
+    _same_inputs(path, before, resume=False)
+    _same_inputs(path, inputs_of(settings, generic), resume=True)
+    with pytest.raises(DataError, match="begun with other files: generic"):
+        _same_inputs(path, inputs_of(settings, generic + 1), resume=True)
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(DataError, match=f"begun with other files: {names[1]}"):
+        _same_inputs(path, inputs_of(settings, generic), resume=True)
+    path.write_bytes(b"\xff")
+    with pytest.raises(BundleError, match="cannot be resumed"):
+        _same_inputs(path, before, resume=True)
+
+
+def test_a_run_here_has_the_name_of_its_folder(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    train(config(parts, Path()))
+    assert bundle.load_bundle(tmp_path / "here" / "bundle").name == "here"
+
+
+def test_an_out_that_is_a_file_is_told(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BundleError, match="cannot be made: a file is in its place"):
+        train(config(parts, tmp_path / "file"))
+
+
 def test_what_is_refused_before_anything_was_learned_keeps_no_folder(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     line.render(tmp_path / "few", good=5)
@@ -143,7 +178,16 @@ def test_a_second_run_into_the_same_folder_is_refused(parts: Path, run: Path) ->
 
 
 @pytest.mark.parametrize(
-    "changes", [{"size": 100}, {"epochs": 0}, {"preset": "nobody"}, {"false_alarms": 0.0}, {"batch": 1}]
+    "changes",
+    [
+        {"size": 100},
+        {"epochs": 0},
+        {"preset": "nobody"},
+        {"false_alarms": 0.0},
+        {"batch": 1},
+        {"seed": -1},
+        {"student": "compactt"},
+    ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused_before_anything_is_read(
     changes: dict[str, object], tmp_path: Path

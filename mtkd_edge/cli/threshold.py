@@ -76,6 +76,7 @@ def fitted(engine: Path, manifest: EngineManifest, photos: Path, false_alarms: f
     from mtkd_edge.device import engines
     from mtkd_edge.device.refit import refit
 
+    threshold.check_rate(false_alarms)
     with engines.open_engine(engine, manifest) as loaded, progress.shown() as listener:
         listing = dataset.scan(photos, listener, threshold.MINIMUM)
         if listing.layout == "mvtec":

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mtkd_edge import bundle, dataset, places
+from mtkd_edge import bundle, dataset, places, threshold
 from mtkd_edge.bundle import FEATURES, HEAD, EngineManifest, Manifest
 from mtkd_edge.dataset import Dataset, Photo
 from mtkd_edge.device.build import Precision, build_engine, check_place, expect
@@ -57,7 +57,11 @@ def build(
     """
     if finetune and precision != "int8":
         raise UsageError(f"--finetune teaches the student what INT8 does, and this is {precision}", "--int8 --finetune")
+    if false_alarms is not None:
+        threshold.check_rate(false_alarms)
     check_place(out)
+    if precision == "int8":
+        bundle.make_folder(evidence)  # before the minutes that measuring takes
     model = bundle.load_bundle(source)
     if finetune and model.method == "paper":
         raise UsageError("--finetune is for the feature-map method, and this run is of the published one", "--int8")

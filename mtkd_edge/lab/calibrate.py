@@ -24,7 +24,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mtkd_edge import __version__
-from mtkd_edge.bundle import sha256, write_file
+from mtkd_edge.bundle import make_folder, sha256, write_file
 from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.frames import Frame
 from mtkd_edge.lab.correct import Corrections, mean_errors
@@ -166,7 +166,7 @@ def widen(known: Range | None, value: NDArray[np.float32]) -> Range:
 
 def save(folder: Path, name: str, calibration: Calibration) -> Path:
     """Write both files of the evidence; return the path of the JSON file. Raises BundleError where that fails."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / f"{name}.json"
     lines = [f"{digest}  {photo}\n" for photo, digest in calibration.photos.items()]
     write_file(folder / f"{name}.sha256", "".join(lines).encode())

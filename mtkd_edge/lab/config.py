@@ -10,6 +10,7 @@ import msgspec
 
 from mtkd_edge import __version__
 from mtkd_edge.errors import UsageError
+from mtkd_edge.threshold import check_rate
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "paper": ("resnet152.tv_in1k", "vgg19.tv_in1k", "densenet201.tv_in1k"),
@@ -20,6 +21,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
 ships inside the package."""
 STUDENT = {"map": "compact", "paper": "resnet18"}
 """Each method's own student."""
+WIDTHS = {"small": 32, "compact": 48, "wide": 96}
+"""The students of `map`, and how wide they are."""
 MULTI = "multi"
 """As the student of the published method: all three of the publication."""
 NO_TEACHER = "none"
@@ -120,10 +123,11 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(f"--epochs is at least 1, got {self.epochs}", "--epochs 20")
         if self.batch < 2:
             raise UsageError(f"a batch has at least 2 photos, got {self.batch}")
+        if self.seed < 0:
+            raise UsageError(f"--seed is not negative, got {self.seed}", "--seed 0")
         check_terms(self.terms)
         self._check_method()
-        if not 0 < self.false_alarms < 1:
-            raise UsageError(f"a false-alarm rate lies between 0 and 1, got {self.false_alarms}", "--false-alarms 1e-3")
+        check_rate(self.false_alarms)
 
     def _check_method(self) -> None:
         plain = TrainConfig(data="", out="")
@@ -135,6 +139,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(f"{foreign}: settings of the published method, map has none", "--method paper")
         if self.method == "paper" and (foreign := changed(MAP_ONLY)):
             raise UsageError(f"{foreign}: settings of map, the published method has none", "--method map")
+        if self.method == "map" and self.student not in WIDTHS:
+            raise UsageError(f"no student is called {self.student!r}", f"choose from {', '.join(WIDTHS)}")
         count = len(self.teacher_names())
         if not 0 <= self.prune < 1 / count:
             raise UsageError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mtkd_edge.errors import UsageError
+from mtkd_edge.lab.config import WIDTHS
 
 
 def _unit(inside: int, out: int, stride: int = 1) -> nn.Sequential:
@@ -39,11 +39,6 @@ class Student(nn.Module):
         return out
 
 
-WIDTHS = {"small": 32, "compact": 48, "wide": 96}
-
-
 def create(name: str, channels: int) -> Student:
-    """A fresh student. Raises UsageError for an unknown name."""
-    if name not in WIDTHS:
-        raise UsageError(f"no student is called {name!r}", f"choose from {', '.join(WIDTHS)}")
+    """A fresh student; `name` is one of WIDTHS, which TrainConfig has checked."""
     return Student(channels, WIDTHS[name])

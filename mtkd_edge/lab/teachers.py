@@ -17,7 +17,9 @@ import difflib
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +33,7 @@ from mtkd_edge.lab.config import short_name
 STRIDES = (8, 16)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Triple = tuple[float, float, float]
+WEIGHTS = "model.safetensors"
 AGAIN = "check the path, and copy the files of the model again"
 
 
@@ -85,6 +88,13 @@ def load(name: str) -> Teacher:
     return _timm(name)
 
 
+def weights_file(name: str) -> Path | None:
+    """Where the weights of a teacher lie that was named by a place on this disk; None for any other."""
+    if name.startswith("local-dir:"):
+        return Path(name.removeprefix("local-dir:"), WEIGHTS)
+    return Path(name.split(":", 2)[2]) if name.startswith("torchvision:") and name.count(":") > 1 else None
+
+
 def classifier(name: str) -> tuple[nn.Module, str, Triple, Triple]:
     """The whole network with its classes, where it came from, mean and std. Raises as `load` does."""
     import timm
@@ -99,12 +109,7 @@ def classifier(name: str) -> tuple[nn.Module, str, Triple, Triple]:
         raise _missing(name, error) from error
     except (RuntimeError, ValueError) as error:
         raise _refused(name, error) from error
-    mean, std = _pretrained_config(name, net).values()
-    return net, "local-dir" if name.startswith("local-dir:") else "hub", _triple(mean), _triple(std)
-
-
-def _triple(values: list[float]) -> Triple:
-    return values[0], values[1], values[2]
+    return net, "local-dir" if name.startswith("local-dir:") else "hub", *_mean_std(name, net)
 
 
 def _timm(name: str) -> Teacher:
@@ -122,29 +127,50 @@ def _timm(name: str) -> Teacher:
         raise _missing(name, error) from error
     except (RuntimeError, ValueError) as error:
         raise _refused(name, error) from error
-    config = _pretrained_config(name, net)
-    mean, std = config["mean"], config["std"]
     source = "local-dir" if name.startswith("local-dir:") else "hub"
-    return Teacher(short_name(name), source, net, _triple(mean), _triple(std))
+    return Teacher(short_name(name), source, net, *_mean_std(name, net))
 
 
-def _pretrained_config(name: str, net: nn.Module) -> dict[str, list[float]]:
+def _mean_std(name: str, net: nn.Module) -> tuple[Triple, Triple]:
     """Mean and standard deviation the weights were trained with: from the folder itself, else from timm."""
     if name.startswith("local-dir:"):
-        config = json.loads((Path(name.removeprefix("local-dir:")) / "config.json").read_text())
+        config = _config(Path(name.removeprefix("local-dir:")), name)
         found = config.get("pretrained_cfg", config)
     else:
         found = getattr(net, "pretrained_cfg", None) or {}
-    return {"mean": list(found.get("mean", IMAGENET_MEAN)), "std": list(found.get("std", IMAGENET_STD))}
+    mean, std = (found.get(key) or default for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
+    return _triple(mean, name), _triple(std, name)
+
+
+def _triple(values: Sequence[float], name: str) -> Triple:
+    try:
+        first, second, third = (float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: three numbers wanted as mean and as std, got {values}", AGAIN) from error
+    return first, second, third
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    """config.json of a folder in timm's hub format. Raises DataError for another."""
+    try:
+        found = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: config.json cannot be read: {_reason(error)}", AGAIN) from error
+    whole = isinstance(found, dict) and isinstance(found.get("pretrained_cfg", {}), dict)
+    if not whole or not isinstance(found.get("architecture"), str):
+        what = f"{name}: config.json is not in timm's hub format, which names an architecture and its pretrained_cfg"
+        raise DataError(what, "copy config.json and model.safetensors of a model of timm into one folder")
+    return found
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    for file in ("config.json", "model.safetensors"):
+    for file in ("config.json", WEIGHTS):
         if not (folder / file).is_file():
             raise DataError(
                 f"{name}: {folder / file} is missing, wanted a folder in timm's hub format",
                 "copy config.json and model.safetensors of the model into one folder",
             )
+    _config(folder, name)
 
 
 def _torchvision_net(name: str) -> tuple[nn.Module, str]:

@@ -1,11 +1,12 @@
 """A training run from the first photo to the bundle.
 
-runs/<name>/   config.json  data.json  metrics.json  checkpoint/  plots/  bundle/
+runs/<name>/   config.json  data.json  inputs.json  metrics.json  checkpoint/  plots/  bundle/
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from mtkd_edge import __version__, bundle, dataset, threshold
-from mtkd_edge.bundle import Manifest, TeacherInfo, write_file
+from mtkd_edge.bundle import Manifest, TeacherInfo, make_folder, sha256, write_file
 from mtkd_edge.dataset import Dataset
 from mtkd_edge.errors import BundleError, DataError, MtkdError, UsageError
 from mtkd_edge.frames import FrameSpec
@@ -30,6 +31,8 @@ from mtkd_edge.score import oracle
 from mtkd_edge.synthetic import paste_defect
 
 CONFIG, DATA, METRICS, CHECKPOINT = "config.json", "data.json", "metrics.json", "checkpoint"
+INPUTS = "inputs.json"
+"""sha256 of what is read besides the photos."""
 GOLDEN_FRAMES = 4
 
 
@@ -62,6 +65,7 @@ def _train(run: Path, config: TrainConfig, progress: Progress) -> Path:
     ]
     device = torch.device(pick_device(config.device))
     generic = generic_frames(Path(config.generic), frame, progress) if config.generic else None
+    _same_inputs(run / INPUTS, inputs_of(config, generic), config.resume)
     trained = _method(config, Inputs(sides[0], sides[1], generic), device, run / CHECKPOINT, progress)
     held_out = sides[2]
     manifest, limit = _bundle(run, config, listing, frame, trained, held_out)
@@ -99,6 +103,9 @@ def _method(config: TrainConfig, inputs: Inputs, device: torch.device, folder: P
 
 def generic_frames(folder: Path, frame: FrameSpec, progress: Progress) -> Frames:
     """All pictures under a folder, as frames. Raises DataError for none, and for one that cannot be used."""
+    folder = folder.resolve()  # a link to a file inside of it stays inside
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder", "--generic takes a folder of pictures")
     names, problems = photos_under(folder, "")
     if problems:
         raise DataError(f"{folder}: {problems[0].path}: {problems[0].what}", "--generic takes a folder of pictures")
@@ -145,14 +152,14 @@ def _claim(run: Path, config: TrainConfig) -> None:
         return
     if path.exists():
         raise UsageError(f"{run} holds a run already", f"--resume to continue it, or another --out than {run}")
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     write_file(path, msgspec.json.format(msgspec.json.encode(fresh), indent=1) + b"\n")
 
 
 def _let_go(run: Path) -> None:
     """What was refused before it had learned anything does not keep the folder, nor its name."""
     if not (run / CHECKPOINT).exists():
-        for name in (CONFIG, DATA):
+        for name in (CONFIG, DATA, INPUTS):
             (run / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # there is something else in it
             run.rmdir()
@@ -174,6 +181,26 @@ def _same_photos(path: Path, listing: Dataset) -> None:
         raise DataError(f"{path.parent} was begun with other photos: {what}", "mtkd-edge train without --resume")
 
 
+def inputs_of(config: TrainConfig, generic: Frames | None) -> dict[str, str]:
+    """What is read besides the photos -> its sha256: teachers' weights on this disk, and the generic pictures."""
+    files = {name: teachers.weights_file(name) for name in config.teacher_names()}
+    found = {name: sha256(path) for name, path in files.items() if path and path.is_file()}
+    return found if generic is None else {**found, "generic": hashlib.sha256(generic.tobytes()).hexdigest()}
+
+
+def _same_inputs(path: Path, now: dict[str, str], resume: bool) -> None:
+    """Raises DataError for others than a run to be resumed was begun with; runs of before have not told theirs."""
+    if resume and path.exists():
+        try:
+            before = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path.parent} cannot be resumed: {path.name}: {error}") from error
+        if other := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+            what = f"{path.parent} was begun with other files: {', '.join(other)}"
+            raise DataError(what, "mtkd-edge train without --resume")
+    write_file(path, msgspec.json.format(msgspec.json.encode(now), indent=1) + b"\n")
+
+
 def _bundle(
     run: Path, config: TrainConfig, listing: Dataset, frame: FrameSpec, trained: Trained, held_out: Frames,
 ) -> tuple[Manifest, threshold.Threshold]:  # fmt: skip
@@ -184,7 +211,7 @@ def _bundle(
     scores, peaks = _measure(features, trained, held_out)
     limit = threshold.fit(scores, peaks, config.false_alarms, engine="torch")
     manifest = Manifest(
-        name=run.name,
+        name=run.resolve().name,  # of "." as well
         method=config.method,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=__version__,
