@@ -185,8 +185,16 @@ def _split(good: Sequence[Facts], part: str) -> tuple[Photo, ...]:
             count += 1
         return count
 
-    held_out = whole(max(SMALLEST_SIDE, int((shares < HELD_OUT).sum())))
-    tune = whole(max(held_out + SMALLEST_SIDE, int((shares < HELD_OUT + TUNE).sum())))
+    def upto(start: int, share: float, others: int) -> int:
+        """Where the side from `start` on ends, by hashes below `share`; `others` come after it and need room as well.
+
+        Hashes of few photos may all be low, and each side has its least, the last one too.
+        """
+        least = start + SMALLEST_SIDE
+        return whole(max(least, min(int((shares < share).sum()), len(keyed) - others * SMALLEST_SIDE)))
+
+    held_out = upto(0, HELD_OUT, 2)
+    tune = upto(held_out, HELD_OUT + TUNE, 1)
     if part and len(keyed) - tune < SMALLEST_SIDE:
         parts = len({key for key, _, _ in keyed})
         raise DataError(

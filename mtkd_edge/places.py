@@ -74,7 +74,8 @@ def engine_folder(name: str, target: str, root: Path = ENGINES) -> Path:
 
 
 def _newest(root: Path, marker: str, what: str, made_by: str) -> Path:
-    found = [(path.stat().st_mtime_ns, path) for path in root.glob(f"*/{marker}")]
+    # a hidden folder is what a build that was killed has left
+    found = [(path.stat().st_mtime_ns, path) for path in root.glob(f"[!.]*/{marker}")]
     if not found:
         raise BundleError(f"no {what} in {root.resolve()}", made_by)
     path = max(found)[1]

@@ -13,7 +13,7 @@ from photo_tree import what, write
 from mtkd_edge import dataset
 from mtkd_edge.dataset import Dataset, Photo, TestPhoto, scan
 from mtkd_edge.errors import DataError
-from mtkd_edge.listing import Problem
+from mtkd_edge.listing import Facts, Problem
 
 
 def test_a_plain_folder_is_read_with_its_subfolders_in_the_order_of_paths(folder: Path) -> None:
@@ -239,3 +239,12 @@ def test_the_real_photos_are_all_found(shared: Path) -> None:
         sum(photo.mask is not None for photo in found.test) == sum(photo.kind != "good" for photo in found.test) == 392
     )
     assert found.problems == ()
+
+
+def test_each_side_has_its_least_whatever_the_hashes_are() -> None:
+    low = [Facts(f"{n}.png", f"{n:064x}", 8, 8, 255, True) for n in range(12)]
+    found = [photo.side for photo in dataset._split(low, "")]
+    assert {side: found.count(side) for side in set(found)} == {"held-out": 4, "tune": 4, "train": 4}
+    high = [Facts(f"{n}.png", f"{16**64 - 1 - n:064x}", 8, 8, 255, True) for n in range(12)]
+    found = [photo.side for photo in dataset._split(high, "")]
+    assert {side: found.count(side) for side in set(found)} == {"held-out": 4, "tune": 4, "train": 4}

@@ -32,6 +32,7 @@ def test_a_new_threshold_does_not_make_an_engine_newer(tmp_path: Path) -> None:
     made(tmp_path / "old" / "engine.json", age=50)
     made(tmp_path / "old" / "threshold.json", age=0)
     made(tmp_path / "new" / "engine.json", age=10)
+    made(tmp_path / ".new-cpu.tmp" / "engine.json", age=0)  # a build that was killed
     assert places.newest_engine(tmp_path) == tmp_path / "new"
 
 

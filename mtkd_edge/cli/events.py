@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mtkd_edge.device.events.record import Event
 
 ALL = 2**31
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the events: --out of watch.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The event's id.")]
 Source = Annotated[str, typer.Option(metavar="NAME", help="Only events of this source.")]
@@ -161,7 +162,7 @@ def moment(text: str) -> float | None:
     if not text:
         return None
     if span := re.fullmatch(r"(\d+)([smhd])", text):
-        return (datetime.now() - timedelta(**{UNITS[span[2]]: int(span[1])})).timestamp()
+        return time.time() - int(span[1]) * UNITS[span[2]]
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError as error:

@@ -215,7 +215,7 @@ def shrink(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]:
         cover = np.asarray(cv2.resize(cover, (width, height), interpolation=method), np.float32)
     count, regions = cv2.connectedComponents((cover > 0).astype(np.uint8), connectivity=8)
     most = np.zeros(count, np.float32)
-    np.maximum.at(most, regions.ravel(), cover.ravel())
+    np.maximum.at(most, np.asarray(regions, np.intp).ravel(), cover.ravel())
     return np.asarray((cover > 0) & (cover >= np.minimum(0.5, most)[regions]))
 
 

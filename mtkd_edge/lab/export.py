@@ -117,7 +117,7 @@ def _compare(what: str, got: Arrays, wanted: Arrays) -> None:
         if value.shape != reference.shape or not np.isfinite(value).all():
             raise GateError(f"{what}: {name} is {value.shape}, finite {bool(np.isfinite(value).all())}")
         worst = float(np.abs(value - reference).max()) / max(float(np.abs(reference).max()), 1e-6)
-        if worst > TOLERANCE:
+        if not worst <= TOLERANCE:  # NaN is not either
             raise GateError(
                 f"{what}: {name} differs from torch by {worst:.2g} of its largest value, at most {TOLERANCE:g} allowed",
                 "report this with the versions of `mtkd-edge doctor`",
