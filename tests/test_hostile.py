@@ -16,11 +16,13 @@ import line
 import msgspec
 import numpy as np
 import pytest
+import tiny
 from store import event as event_of
 from test_photo_header import encoded, sized
 from test_station import events, station
 
-from mtkd_edge import files, frames, listing, npz, onnx_data
+from mtkd_edge import bundle, files, frames, listing, npz, onnx_data
+from mtkd_edge.cli.explain import show
 from mtkd_edge.device.events.database import Database
 from mtkd_edge.device.sinks import CsvTable, JsonLines
 from mtkd_edge.device.sources import open_source
@@ -230,3 +232,17 @@ def test_a_graph_that_keeps_weights_elsewhere_is_refused_before_a_runtime_sees_i
         (tmp_path / "junk.onnx").write_bytes(junk)
         with pytest.raises(BundleError, match="is no ONNX graph"):
             onnx_data.demand(tmp_path / "junk.onnx")
+
+
+def test_explain_reads_no_weights_from_elsewhere_either(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="no onnx: pip install 'mtkd-edge[train]'")
+    folder = tmp_path / "run" / "bundle"
+    manifest, limit = tiny.make_bundle(folder), bundle.load_threshold(folder)
+    model = onnx.load(folder / bundle.FEATURES)
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    (folder / bundle.FEATURES).write_bytes(model.SerializeToString())
+    bundle.save(folder, msgspec.structs.replace(manifest, files=bundle.seal(folder)), limit)
+    with pytest.raises(BundleError, match="keeps weights in another file"):
+        show(tmp_path / "run", "fp32", as_json=False)

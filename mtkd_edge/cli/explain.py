@@ -21,7 +21,7 @@ BY = {
 
 def show(model: Path, precision: Precision, *, as_json: bool) -> None:
     """The costs of a run in `precision`, or of an engine folder as it was built. Raises BundleError."""
-    from mtkd_edge import bundle, places
+    from mtkd_edge import bundle, onnx_data, places
 
     with needs("train", "reading the graphs"):
         import onnx
@@ -33,6 +33,8 @@ def show(model: Path, precision: Precision, *, as_json: bool) -> None:
     else:
         folder, built, asked = places.bundle_of(model), False, precision
         manifest = bundle.load_bundle(folder)
+    for graph in (bundle.FEATURES, bundle.HEAD):
+        onnx_data.demand(folder / graph)
     features = onnx.load(folder / bundle.FEATURES)
     if asked == "int8" and not built:
         features = explain.as_int8(features)

@@ -52,7 +52,7 @@ class Histogram:
         if method == "minmax":
             bins = int(np.flatnonzero(self.counts)[-1]) + 1
         elif method == "percentile":
-            # zeros say nothing about the reach: after a ReLU they are half of all values
+            # of all values, the exact zeros of a ReLU among them
             kept = np.cumsum(self.counts)
             bins = int(np.searchsorted(kept, PERCENTILE / 100 * kept[-1])) + 1
         else:

@@ -153,14 +153,14 @@ def _triple(values: Sequence[float], name: str) -> Triple:
 def _config(folder: Path, name: str) -> dict[str, Any]:
     """config.json of a folder in timm's hub format. Raises DataError for another."""
     try:
-        found = json.loads((folder / "config.json").read_text())
+        found: Any = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: config.json cannot be read: {_reason(error)}", AGAIN) from error
-    whole = isinstance(found, dict) and isinstance(found.get("pretrained_cfg", {}), dict)
-    if not whole or not isinstance(found.get("architecture"), str):
+    config: dict[str, Any] = found if isinstance(found, dict) else {}
+    if not isinstance(config.get("architecture"), str) or not isinstance(config.get("pretrained_cfg", {}), dict):
         what = f"{name}: config.json is not in timm's hub format, which names an architecture and its pretrained_cfg"
         raise DataError(what, "copy config.json and model.safetensors of a model of timm into one folder")
-    return found
+    return config
 
 
 def _check_folder(folder: Path, name: str) -> None:
