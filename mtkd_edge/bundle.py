@@ -26,6 +26,7 @@ import msgspec
 
 from mtkd_edge import threshold as thresholds
 from mtkd_edge.errors import BundleError
+from mtkd_edge.files import UNREADABLE
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.score import ScoreSpec
 from mtkd_edge.threshold import Threshold
@@ -194,7 +195,7 @@ def _load(folder: Path, name: str, manifests: msgspec.json.Decoder[AnyManifest])
         if version != FORMAT:
             raise BundleError(f"{path} has format {version}, this version reads format {FORMAT}", hint)
         manifest = manifests.decode(text)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNREADABLE as error:
         raise BundleError(f"{path} is damaged: {error}", hint) from error
     for required in (FEATURES, HEAD, GOLDEN):
         if required not in manifest.files:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from mtkd_edge import frames
 from mtkd_edge.errors import DataError
+from mtkd_edge.files import UNREADABLE
 from mtkd_edge.listing import Facts, Problem, inspect, photos_under
 from mtkd_edge.progress import Progress, silent
 
@@ -121,7 +122,7 @@ def decode(text: bytes, where: str) -> Dataset:
     """The dataset back. Raises DataError naming `where`."""
     try:
         return _datasets.decode(text)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{where} is not a listing of photos: {error}", "mtkd-edge train makes a new one") from error
 
 

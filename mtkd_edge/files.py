@@ -12,6 +12,8 @@ import unicodedata
 from io import FileIO
 from pathlib import Path
 
+import msgspec
+
 from mtkd_edge.errors import DataError
 
 KINDS = {
@@ -23,6 +25,8 @@ KINDS = {
 }
 UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode's controls, bytes that are no text, and separators of lines and paragraphs."""
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What msgspec raises for bytes that are not what was wanted: for a string that is no UTF-8 none of its own errors."""
 
 
 def read(path: Path, most: int, within: Path | None = None) -> bytes:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtkd_edge.errors import BundleError, DataError, UsageError
+from mtkd_edge.files import UNREADABLE
 
 MINIMUM = 4
 """Fewer held-out photos than this say nothing about a spread."""
@@ -114,7 +115,7 @@ def decode(text: bytes, where: str) -> Threshold:
         body = _bodies.decode(text)
         given = body.pop("sha256", None)
         threshold = msgspec.convert(body, Threshold)
-    except (msgspec.DecodeError, msgspec.ValidationError, TypeError) as error:
+    except (*UNREADABLE, TypeError) as error:
         raise BundleError(f"{where} is not a threshold: {error}", hint) from error
     if given != seal(threshold):
         raise BundleError(f"{where} was changed by hand: its numbers do not fit its sha256", hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from mtkd_edge.threshold import Threshold
 
 THRESHOLD = Threshold(1.5, 2.5, "conformal", 0.01, 120)
 LEVELS = (Level("fine", "squared", 8, 16, 16, 0.5), Level("coarse", "cosine", 8, 8, 8, 0.5))
+
+BITS = (0x01, 0x80)
+"""The lowest bit makes another sign, the highest a string that is no UTF-8."""
 
 
 def manifest(folder: Path) -> Manifest:
@@ -90,8 +94,8 @@ def test_one_flipped_bit_in_any_file_is_found_and_named(saved: tuple[Path, Calla
     for name in names:
         path = folder / name
         whole = path.read_bytes()
-        for place in (0, len(whole) // 2, len(whole) - 1):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        for place, bit in itertools.product((0, len(whole) // 2, len(whole) - 1), BITS):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
             with pytest.raises(BundleError, match=f"{name} was changed"):
                 load(folder)
         path.write_bytes(whole[:-1])
@@ -107,12 +111,12 @@ def test_a_flipped_bit_anywhere_in_an_engine_folder_is_found_and_named(saved: tu
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
         every = range(len(whole)) if path.suffix in (".json", ".sha256") else (0, len(whole) // 2, len(whole) - 1)
-        for place in every:
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        for place, bit in itertools.product(every, BITS):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
             with pytest.raises(BundleError) as caught:
                 load(folder)
                 bundle.load_threshold(folder)
-            assert path.name in caught.value.message, place
+            assert path.name in caught.value.message, (place, bit)
         path.write_bytes(whole)
     load(folder)
 

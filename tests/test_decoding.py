@@ -85,6 +85,7 @@ def test_sixteen_bits_pass_and_a_large_photo_leaves_no_memory_behind(
         ("segfault", "brought the decoder down twice: signal SIGSEGV", {"signal SIGSEGV": 2}),
         ("raises", "twice: exit code 1: ZeroDivisionError: a flaw of ours", None),
         ("nonsense", "brought the decoder down twice: it answered nonsense", {"it answered nonsense": 2}),
+        ("garbles", "brought the decoder down twice", None),
         ("spins", "took longer than 10 s to decode", {pool.SLOW: 1}),
         ("sleeps", "could not be read for", {pool.STUCK: 1}),
     ],

@@ -245,3 +245,9 @@ def test_lines_that_stand_there_are_not_written_again_and_a_torn_one_is_ended(tm
     assert lines.read_text().splitlines()[3] == '{"source":"a","se'
     assert [json.loads(row)["seq"] for row in lines.read_text().splitlines()[4:]] == [3, 3]
     assert len(table.read_text().splitlines()) == 6
+
+
+def test_a_line_that_was_damaged_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_bytes(b'{"source":"a","seq":1}\n{"source":"\xe1","seq":2}\n{"source":"a","seq":3}\n')
+    assert last_lines(path) == {("a", 1, ""), ("a", 3, "")}

@@ -97,8 +97,9 @@ def test_an_alarm_is_acknowledged_on_the_page(running: Shown) -> None:
     body = json.dumps({"id": alarm, "by": "Ada"}).encode()
     assert running.get("/api/acknowledge", method="POST", body=body)[0] == 200
     assert running.get("/api/acknowledge", method="POST", body=body)[0] == 400
-    for wrong in (b"", b"{}", b'{"id": "x"}', b'{"id": "x", "sql": 1}', b"x" * 10_000):
+    for wrong in (b"", b"{}", b'{"id": "x"}', b'{"id": "x", "sql": 1}', b'{"id": "\xff"}', b"x" * 10_000):
         assert running.get("/api/acknowledge", method="POST", body=wrong)[0] == 400
+    assert running.get("/api/trigger", method="POST", body=b'{"source": "\xff"}')[0] == 400
     until(lambda: all(each["event"]["id"] != alarm or not each["open"] for each in running.state()["events"]))
     assert running.get("/api/acknowledge")[0] == 405
 

@@ -13,6 +13,7 @@ from mtkd_edge.cli.extras import needs
 from mtkd_edge.cli.groups import Command
 from mtkd_edge.cli.options import FalseAlarms, Json
 from mtkd_edge.errors import UsageError
+from mtkd_edge.files import UNREADABLE
 from mtkd_edge.lab.config import PRESETS, TrainConfig
 
 DEFAULT = TrainConfig(data="", out="")
@@ -173,7 +174,7 @@ def started(run: Path) -> TrainConfig:
         return msgspec.json.decode((run / places.CONFIG).read_bytes(), type=TrainConfig)
     except OSError as error:
         raise UsageError(f"{run} cannot be continued: {error.strerror}", "mtkd-edge train") from error
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{run / places.CONFIG} is damaged or of another version: {error}", "mtkd-edge train"
         ) from error

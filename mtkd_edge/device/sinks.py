@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from mtkd_edge.device.health import Event, Tell, untold
 from mtkd_edge.errors import UsageError
+from mtkd_edge.files import UNREADABLE
 from mtkd_edge.frames import Photo
 from mtkd_edge.verdict import Verdict
 
@@ -216,8 +217,8 @@ def last_lines(path: Path) -> set[Known]:
     for line in lines:
         try:
             each = _lines.decode(line)
-        except msgspec.DecodeError:
-            continue  # cut off, by the beginning of the tail or by the end of the power
+        except UNREADABLE:
+            continue  # cut off, by the beginning of the tail or by the end of the power; or damaged since
         found.add((each.source, each.seq, each.path))
     return found
 

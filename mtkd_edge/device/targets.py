@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from mtkd_edge.errors import UsageError
+from mtkd_edge.files import UNREADABLE
 
 PACKAGE = Path(__file__).resolve().parent.parent
 HINT = "mtkd-edge build-engine --target cpu"
@@ -108,5 +109,5 @@ def read(path: Path) -> Target:
         return msgspec.toml.decode(path.read_bytes(), type=Target)
     except OSError as error:
         raise UsageError(f"the target {path} cannot be read: {error.strerror}", HINT) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{path} is not a target recipe: {error}", "compare it with engines/cpu.toml") from error

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from mtkd_edge import __version__
 from mtkd_edge.bundle import make_folder, sha256, write_file
 from mtkd_edge.errors import BundleError, DataError, UsageError
+from mtkd_edge.files import UNREADABLE
 from mtkd_edge.frames import Frame
 from mtkd_edge.lab.correct import Corrections, mean_errors
 from mtkd_edge.lab.placement import candidates
@@ -181,7 +182,7 @@ def load(path: Path, graph: Path) -> Calibration:
         found = msgspec.json.decode(path.read_bytes(), type=Calibration)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}", "mtkd-edge build-engine --int8") from error
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BundleError(f"{path} is not a calibration: {error}", hint) from error
     if found.format != FORMAT:
         raise BundleError(f"{path} has format {found.format}, this version reads format {FORMAT}", hint)

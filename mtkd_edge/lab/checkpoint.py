@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mtkd_edge.bundle import write_file
 from mtkd_edge.errors import BundleError
+from mtkd_edge.files import UNREADABLE
 
 STATE, PROGRESS = "student.safetensors", "progress.json"
 MODEL, MOMENTS = "model.", "moments."
@@ -59,7 +60,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=Saved)
         data = (folder / f"{saved.step}.{STATE}").read_bytes()
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise BundleError(f"{path} cannot be used: {error}", hint) from error
     if hashlib.sha256(data).hexdigest() != saved.sha256:
         raise BundleError(f"{folder / STATE} is damaged: its sha256 is not that of {PROGRESS}", hint)

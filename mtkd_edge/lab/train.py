@@ -19,6 +19,7 @@ from mtkd_edge import __version__, bundle, dataset, threshold
 from mtkd_edge.bundle import Manifest, TeacherInfo, make_folder, sha256, write_file
 from mtkd_edge.dataset import Dataset
 from mtkd_edge.errors import BundleError, DataError, MtkdError, UsageError
+from mtkd_edge.files import UNREADABLE
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import export, map_method, paper_method, plots, teachers
 from mtkd_edge.lab.config import REVISION, TrainConfig
@@ -139,7 +140,7 @@ def _claim(run: Path, config: TrainConfig) -> None:
     if config.resume:
         try:
             old = msgspec.json.decode(path.read_bytes(), type=TrainConfig)
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise BundleError(f"{run} cannot be resumed: {error}", "mtkd-edge train without --resume") from error
         if old.revision != REVISION:
             what = f"{run} was begun by a version of mtkd-edge whose method computes other features"
@@ -193,7 +194,7 @@ def _same_inputs(path: Path, now: dict[str, str], resume: bool) -> None:
     if resume and path.exists():
         try:
             before = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise BundleError(f"{path.parent} cannot be resumed: {path.name}: {error}") from error
         if other := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
             what = f"{path.parent} was begun with other files: {', '.join(other)}"

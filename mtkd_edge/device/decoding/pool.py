@@ -22,6 +22,7 @@ import msgspec
 
 from mtkd_edge.device.decoding.answer import LIMIT, WORDS, Answer, Memory, Question, answers
 from mtkd_edge.errors import DataError, SourceError
+from mtkd_edge.files import UNREADABLE
 from mtkd_edge.frames import Photo
 
 CHILD = "mtkd_edge.device.decoding.child"
@@ -140,7 +141,7 @@ class Decoder:
                 return answers.decode(message)
         except TimeoutError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise Died(self._why()) from error
         raise Died(self._why())
 

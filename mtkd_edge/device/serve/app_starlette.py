@@ -27,6 +27,7 @@ from mtkd_edge.device.serve.pictures import Shutter
 from mtkd_edge.device.serve.state import Watcher
 from mtkd_edge.device.station.station import Judge, Station
 from mtkd_edge.errors import DataError, MissingExtraError, MtkdError
+from mtkd_edge.files import UNREADABLE
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -127,7 +128,7 @@ class Pages:
             if self._station.root is None:
                 raise DataError("no events are kept")
             written = await run_in_threadpool(acknowledge, self._station.root, wanted.id, wanted.by, Clock())
-        except (MtkdError, msgspec.MsgspecError) as error:
+        except (MtkdError, *UNREADABLE) as error:
             return _json({"error": str(error)}, 400)
         return _json(written)
 
@@ -137,7 +138,7 @@ class Pages:
         try:
             wanted = _triggered.decode(body)
             return _json({"part": self._station.parts.trigger(wanted.source, wanted.part)})
-        except (MtkdError, msgspec.MsgspecError) as error:
+        except (MtkdError, *UNREADABLE) as error:
             return _json({"error": str(error)}, 400)
 
     async def login(self, request: Request) -> Response:

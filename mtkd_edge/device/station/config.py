@@ -15,6 +15,7 @@ from mtkd_edge.device.decisions.rules import Rules
 from mtkd_edge.device.decisions.window import Trigger
 from mtkd_edge.device.plc.gpio_gpiod import GpioConfig
 from mtkd_edge.errors import UsageError
+from mtkd_edge.files import UNREADABLE
 
 NAME = r"^[^\x00-\x1f]{0,100}$"
 What = Literal["alarms", "events"]
@@ -187,7 +188,7 @@ def read(path: Path) -> Config:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "--config station.toml") from error
     except msgspec.ValidationError as error:
         raise UsageError(f"{path}: {error}", _hint(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{path} is no TOML: {error}", "strings in quotes, sections in [brackets]") from error
 
 

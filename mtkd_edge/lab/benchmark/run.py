@@ -18,6 +18,7 @@ import torch
 
 from mtkd_edge.bundle import write_file
 from mtkd_edge.errors import BundleError, UsageError
+from mtkd_edge.files import UNREADABLE
 from mtkd_edge.lab.benchmark import map_cell, paper_cell, tables
 from mtkd_edge.lab.benchmark.job import Job
 from mtkd_edge.lab.benchmark.outcome import Maker, Outcome
@@ -120,7 +121,7 @@ def load(path: Path, maker: Maker) -> Outcome | None:
         return None
     try:
         outcome = msgspec.json.decode(path.read_bytes(), type=Outcome)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNREADABLE as error:
         raise BundleError(
             f"{path} is damaged or of another version: {error}", f"delete {path} to run it again"
         ) from error
@@ -141,7 +142,7 @@ def claim(out: Path, wanted: Claim) -> None:
         return
     try:
         old = msgspec.json.decode(path.read_bytes(), type=Claim)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNREADABLE as error:
         raise BundleError(
             f"{path} is damaged or of another version: {error}", "--out FOLDER, one that does not exist yet"
         ) from error
