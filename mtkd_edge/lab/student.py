@@ -42,8 +42,13 @@ class Student(nn.Module):
 WIDTHS = {"small": 32, "compact": 48, "wide": 96}
 
 
-def create(name: str, channels: int) -> Student:
-    """A fresh student. Raises UsageError for an unknown name."""
+def check(name: str) -> None:
+    """Raises UsageError for an unknown name."""
     if name not in WIDTHS:
         raise UsageError(f"no student is called {name!r}", f"choose from {', '.join(WIDTHS)}")
+
+
+def create(name: str, channels: int) -> Student:
+    """A fresh student. Raises UsageError for an unknown name."""
+    check(name)
     return Student(channels, WIDTHS[name])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
+
 from mtkd_edge import bundle, dataset, places
 from mtkd_edge.device import evaluate
 from mtkd_edge.device.engines.openvino import OpenvinoEngine
@@ -52,17 +54,12 @@ def run(job: Job, photos: Path) -> Outcome:
 
 def config(job: Job, photos: Path, model: Path) -> TrainConfig:
     """The settings as `train` takes them; a run that was stopped is resumed."""
-    settings = job.settings
-    return TrainConfig(
+    return msgspec.structs.replace(
+        job.settings.training(),
         data=str(photos),
         out=str(model),
         teachers=job.variant.teachers,
         weights=job.variant.weights,
-        student=settings.student,
-        size=settings.size,
-        epochs=settings.epochs,
-        batch=settings.batch,
         seed=job.seed,
-        device=settings.device,
         resume=(model / places.CONFIG).is_file(),
     )

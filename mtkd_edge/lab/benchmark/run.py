@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shutil
 from collections.abc import Sequence
@@ -17,14 +18,16 @@ import msgspec
 import torch
 
 from mtkd_edge.bundle import write_file
-from mtkd_edge.errors import BundleError, UsageError
+from mtkd_edge.errors import BundleError, MtkdError, UsageError
+from mtkd_edge.lab import student
 from mtkd_edge.lab.benchmark import map_cell, paper_cell, tables
 from mtkd_edge.lab.benchmark.job import Job
 from mtkd_edge.lab.benchmark.outcome import Maker, Outcome
 from mtkd_edge.lab.benchmark.settings import Settings, Variant
 from mtkd_edge.lab.benchmark.suites import Suite, Task, choose, open_suite
 from mtkd_edge.lab.config import PROGRAM
-from mtkd_edge.lab.train import pick_device
+from mtkd_edge.lab.paper_method import check_students
+from mtkd_edge.lab.train import CHECKPOINT, pick_device
 from mtkd_edge.progress import Progress, silent
 
 SETTINGS, RESULTS, WORK = "settings.json", "results", "unfinished"
@@ -54,61 +57,103 @@ def run(
     """Run what is missing of variants x categories x seeds 0, 1, .. and write the tables.
 
     Raises UsageError where `out` holds a benchmark with other settings, of another version or another device, or a
-    category is not there, DataError for data that cannot be had, and what the cells raise.
+    category is not there, DataError for data that cannot be had, and what the cells raise. A benchmark that ends so
+    before anything was learned leaves `out` to other settings.
     """
-    settings.check()
+    check(settings)
     if seeds < 1:
         raise UsageError(f"--seeds is at least 1, got {seeds}", "--seeds 3")
     device = torch.device(pick_device(settings.device))
     suite = open_suite(settings)
     names = choose(suite, categories)
     maker = Maker(PROGRAM, str(torch.__version__), named(device))
-    claim(out, Claim(settings, maker))
-    done, total = 0, len(names) * len(variants) * seeds
-    outcomes = []
-    for name in names:
-        photos = _Photos(suite, name, settings, out, progress)
-        for variant in variants:
-            for seed in range(seeds):
-                path = out / RESULTS / variant.name / f"{name}-{seed}.json"
-                folder = out / WORK / variant.name / f"{name}-{seed}"
-                job = Job(settings, variant, name, seed, folder, device, progress)
-                outcomes.append(load(path, maker) or _cell(job, photos, path, maker))
-                done += 1
-                progress("benchmark", done, total, f"{name} {variant.name} seed {seed}: {outcomes[-1].image_auroc:.4f}")
+    fresh = claim(out, Claim(settings, maker))
+    try:
+        jobs = [
+            Job(settings, variant, name, seed, out / WORK / variant.name / f"{name}-{seed}", device, progress)
+            for name in names
+            for variant in variants
+            for seed in range(seeds)
+        ]
+        outcomes = _outcomes(jobs, _Photos(suite, out / WORK / "photos"), out / RESULTS, maker)
+    except MtkdError:
+        if fresh:
+            _let_go(out)
+        raise
     report = Report(settings, maker.version, maker.device, maker.torch, tuple(outcomes))
     write_file(out / "benchmark.json", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     write_file(out / "benchmark.md", tables.markdown(settings, outcomes, report.device).encode())
     return report
 
 
-class _Photos:
-    """The photos of one category, read when the first cell needs them."""
+def check(settings: Settings) -> None:
+    """Raises UsageError for settings that make no sense, and for a student that is not known."""
+    settings.check()
+    if settings.method == "map":
+        student.check(settings.student)
+    else:
+        check_students(settings.teachers, settings.student)
 
-    def __init__(self, suite: Suite, name: str, settings: Settings, out: Path, progress: Progress) -> None:
-        self.suite, self.name, self.settings, self.progress = suite, name, settings, progress
-        self.scratch = out / WORK / "photos"
+
+def _outcomes(jobs: Sequence[Job], photos: _Photos, results: Path, maker: Maker) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for job in jobs:
+        path = results / job.variant.name / f"{job.category}-{job.seed}.json"
+        outcomes.append(found := load(path, maker) or _cell(job, photos, path, maker))
+        said = f"{job.category} {job.variant.name} seed {job.seed}: {found.image_auroc:.4f}"
+        job.progress("benchmark", len(outcomes), len(jobs), said)
+    return outcomes
+
+
+class _Photos:
+    """The photos of the cells, read when the first cell of a category needs them."""
+
+    def __init__(self, suite: Suite, scratch: Path) -> None:
+        self.suite, self.scratch = suite, scratch
         self._task: Task | None = None
 
-    def task(self) -> Task:
-        """As frames in memory."""
-        if self._task is None:
-            self._task = self.suite.task(self.name, self.settings, self.progress)
+    def task(self, job: Job) -> Task:
+        """As frames in memory, of one category at a time."""
+        if self._task is None or self._task.name != job.category:
+            self._task = None  # two categories may not fit into memory
+            self._task = self.suite.task(job.category, job.settings, job.progress)
         return self._task
 
-    def folder(self) -> Path:
+    def folder(self, job: Job) -> Path:
         """As files."""
-        return self.suite.folder(self.name, self.settings, self.scratch)
+        return self.suite.folder(job.category, job.settings, self.scratch)
 
 
 def _cell(job: Job, photos: _Photos, path: Path, maker: Maker) -> Outcome:
     job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if job.settings.method == "map":
+            found = map_cell.run(job, photos.folder(job))
+        else:
+            found = paper_cell.run(job, photos.task(job))
+    except MtkdError:
+        if not _learned(job.folder):
+            shutil.rmtree(job.folder)
+        raise
+    outcome = msgspec.structs.replace(found, made_by=maker)
     path.parent.mkdir(parents=True, exist_ok=True)
-    outcome = map_cell.run(job, photos.folder()) if job.settings.method == "map" else paper_cell.run(job, photos.task())
-    outcome = msgspec.structs.replace(outcome, made_by=maker)
     write_file(path, msgspec.json.format(msgspec.json.encode(outcome), indent=1) + b"\n")
     shutil.rmtree(job.folder)
     return outcome
+
+
+def _learned(folder: Path) -> bool:
+    return any(folder.rglob(CHECKPOINT))
+
+
+def _let_go(out: Path) -> None:
+    """What was refused before it had learned anything does not hold the folder to its settings."""
+    if _learned(out / WORK) or any((out / RESULTS).rglob("*.json")):
+        return
+    (out / SETTINGS).unlink(missing_ok=True)
+    for folder in (*(out / WORK).glob("*"), out / WORK, out):
+        with contextlib.suppress(OSError):  # there is something else in it
+            folder.rmdir()
 
 
 def load(path: Path, maker: Maker) -> Outcome | None:
@@ -129,16 +174,17 @@ def load(path: Path, maker: Maker) -> Outcome | None:
     return outcome
 
 
-def claim(out: Path, wanted: Claim) -> None:
+def claim(out: Path, wanted: Claim) -> bool:
     """Make the folder, or check that what it holds was run with the same settings by the same program.
 
-    Raises UsageError naming what differs, BundleError for a file that is none of ours.
+    Returns whether the settings were written. Raises UsageError naming what differs, BundleError for a file that is
+    none of ours.
     """
     path = out / SETTINGS
     if not path.is_file():
         out.mkdir(parents=True, exist_ok=True)
         write_file(path, msgspec.json.format(msgspec.json.encode(wanted), indent=1) + b"\n")
-        return
+        return True
     try:
         old = msgspec.json.decode(path.read_bytes(), type=Claim)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
@@ -153,6 +199,7 @@ def claim(out: Path, wanted: Claim) -> None:
             f"{out} was run by {told(old.made_by)}, this is {told(wanted.made_by)}: one table would hold both",
             f"another --out than {out}, one that does not exist yet",
         )
+    return False
 
 
 def told(maker: Maker | None) -> str:
