@@ -2,7 +2,7 @@
 
 <out>/settings.json                            what the cells have in common, and what ran them
 <out>/results/<variant>/<category>-<seed>.json     one finished cell
-<out>/unfinished/                              checkpoints of cells that are not finished
+<out>/unfinished/<variant>/<category>-<seed>/      checkpoint of a cell that is not finished, photos.sha256
 <out>/benchmark.json  benchmark.md             all of it, and the tables
 """
 
@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from mtkd_edge.bundle import write_file
-from mtkd_edge.errors import BundleError, MtkdError, UsageError
+from mtkd_edge.errors import BundleError, DataError, MtkdError, UsageError
 from mtkd_edge.lab import student
 from mtkd_edge.lab.benchmark import map_cell, paper_cell, tables
 from mtkd_edge.lab.benchmark.job import Job
@@ -30,7 +30,7 @@ from mtkd_edge.lab.paper_method import check_students
 from mtkd_edge.lab.train import CHECKPOINT, pick_device
 from mtkd_edge.progress import Progress, silent
 
-SETTINGS, RESULTS, WORK = "settings.json", "results", "unfinished"
+SETTINGS, RESULTS, WORK, PHOTOS = "settings.json", "results", "unfinished", "photos.sha256"
 
 
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,8 +57,8 @@ def run(
     """Run what is missing of variants x categories x seeds 0, 1, .. and write the tables.
 
     Raises UsageError where `out` holds a benchmark with other settings, of another version or another device, or a
-    category is not there, DataError for data that cannot be had, and what the cells raise. A benchmark that ends so
-    before anything was learned leaves `out` to other settings.
+    category is not there, DataError for data that cannot be had or are others than a cell was begun with, and what the
+    cells raise. A benchmark that ends so before anything was learned leaves `out` to other settings.
     """
     check(settings)
     if seeds < 1:
@@ -69,13 +69,15 @@ def run(
     maker = Maker(PROGRAM, str(torch.__version__), named(device))
     fresh = claim(out, Claim(settings, maker))
     try:
+        photos = {name: suite.digest(name, settings, progress) for name in names}
+        begun = out / WORK
         jobs = [
-            Job(settings, variant, name, seed, out / WORK / variant.name / f"{name}-{seed}", device, progress)
+            Job(settings, row, name, seed, begun / row.name / f"{name}-{seed}", photos[name], device, progress)
             for name in names
-            for variant in variants
+            for row in variants
             for seed in range(seeds)
         ]
-        outcomes = _outcomes(jobs, _Photos(suite, out / WORK / "photos"), out / RESULTS, maker)
+        outcomes = _outcomes(jobs, _Photos(suite, begun / "photos"), out / RESULTS, maker)
     except MtkdError:
         if fresh:
             _let_go(out)
@@ -96,10 +98,12 @@ def check(settings: Settings) -> None:
 
 
 def _outcomes(jobs: Sequence[Job], photos: _Photos, results: Path, maker: Maker) -> list[Outcome]:
+    paths = [results / job.variant.name / f"{job.category}-{job.seed}.json" for job in jobs]
+    # all of them before the first is run: what is refused should not be refused after hours
+    finished = [load(path, job, maker) for path, job in zip(paths, jobs, strict=True)]
     outcomes: list[Outcome] = []
-    for job in jobs:
-        path = results / job.variant.name / f"{job.category}-{job.seed}.json"
-        outcomes.append(found := load(path, maker) or _cell(job, photos, path, maker))
+    for path, job, known in zip(paths, jobs, finished, strict=True):
+        outcomes.append(found := known or _cell(job, photos, path, maker))
         said = f"{job.category} {job.variant.name} seed {job.seed}: {found.image_auroc:.4f}"
         job.progress("benchmark", len(outcomes), len(jobs), said)
     return outcomes
@@ -121,11 +125,14 @@ class _Photos:
 
     def folder(self, job: Job) -> Path:
         """As files."""
-        return self.suite.folder(job.category, job.settings, self.scratch)
+        return self.suite.folder(job.category, job.settings, self.scratch / job.photos[:16])
 
 
 def _cell(job: Job, photos: _Photos, path: Path, maker: Maker) -> Outcome:
+    if not _learned(job.folder):
+        shutil.rmtree(job.folder, ignore_errors=True)  # it may list photos that were replaced since
     job.folder.mkdir(parents=True, exist_ok=True)
+    write_file(job.folder / PHOTOS, job.photos.encode())
     try:
         if job.settings.method == "map":
             found = map_cell.run(job, photos.folder(job))
@@ -135,7 +142,7 @@ def _cell(job: Job, photos: _Photos, path: Path, maker: Maker) -> Outcome:
         if not _learned(job.folder):
             shutil.rmtree(job.folder)
         raise
-    outcome = msgspec.structs.replace(found, made_by=maker)
+    outcome = msgspec.structs.replace(found, made_by=maker, digest=job.photos)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, msgspec.json.format(msgspec.json.encode(outcome), indent=1) + b"\n")
     shutil.rmtree(job.folder)
@@ -156,12 +163,16 @@ def _let_go(out: Path) -> None:
             folder.rmdir()
 
 
-def load(path: Path, maker: Maker) -> Outcome | None:
+def load(path: Path, job: Job, maker: Maker) -> Outcome | None:
     """A finished cell, or None.
 
-    Raises BundleError for a file that is not one, UsageError for a cell that was put there from another folder.
+    Raises BundleError for a file that is not one, UsageError for a cell that was put there from another folder,
+    DataError for a cell, finished or stopped, of other photos.
     """
     if not path.is_file():
+        if _learned(job.folder):
+            listed = job.folder / PHOTOS
+            _same_photos(job.folder, listed.read_text(errors="replace") if listed.is_file() else "", job)
         return None
     try:
         outcome = msgspec.json.decode(path.read_bytes(), type=Outcome)
@@ -171,7 +182,14 @@ def load(path: Path, maker: Maker) -> Outcome | None:
         ) from error
     if outcome.made_by != maker:
         raise UsageError(f"{path} was run by {told(outcome.made_by)}, the others by {told(maker)}", f"delete {path}")
+    _same_photos(path, outcome.digest, job)
     return outcome
+
+
+def _same_photos(where: Path, before: str, job: Job) -> None:
+    if before != job.photos:
+        what = f"was run with other photos of {job.category}" if before else "does not say with which photos it was run"
+        raise DataError(f"{where} {what}", f"another --out, or delete {where} to run this cell again")
 
 
 def claim(out: Path, wanted: Claim) -> bool:
