@@ -15,7 +15,7 @@ from logit_nets import write_teachers
 from test_cifar10 import Part, write_compact
 
 from mtkd_edge.errors import DataError
-from mtkd_edge.lab.benchmark import paper_cell
+from mtkd_edge.lab.benchmark import map_cell, paper_cell
 from mtkd_edge.lab.benchmark.outcome import Outcome
 from mtkd_edge.lab.benchmark.run import run
 from mtkd_edge.lab.benchmark.settings import Settings, complete, variants
@@ -179,3 +179,22 @@ def test_cells_of_cifar10_belong_to_its_photos_too(tmp_path: Path) -> None:
     (out / "results" / "all" / "airplane-0.json").unlink()
     (other,) = one(settings, out, "airplane")
     assert other.digest != first.digest and other.scores != pytest.approx(first.scores)
+
+
+@pytest.mark.parametrize("method", ["map", "paper"])
+def test_what_is_left_out_is_counted_and_what_cannot_be_tested_is_not_trained(
+    method: str, disc: Path, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (disc / "test" / "good" / "empty.png").touch()
+    shutil.copy(disc / "train" / "good" / "000.png", disc / "test" / "blotch" / "copy.png")
+    given = {"method": "map", "preset": "offline", "size": 64, "epochs": 1, "device": "cpu"}
+    settings = folder(disc, names) if method == "paper" else complete("folder", str(disc), given)
+    (found,) = one(settings, tmp_path / "out")
+    assert {side: found.photos[side] for side in ("good", "anomalous", "left_out")} == {
+        "good": 4, "anomalous": 4, "left_out": 2,
+    }  # fmt: skip
+    shutil.rmtree(disc / "test" / "good")
+    monkeypatch.setattr(map_cell, "train", lambda *arguments: pytest.fail("it was trained"))
+    monkeypatch.setattr(paper_cell, "load_teachers", lambda *arguments: pytest.fail("it was trained"))
+    with pytest.raises(DataError, match="has test photos of blotch, wanted good and others"):
+        one(settings, tmp_path / "other")

@@ -13,6 +13,7 @@ from mtkd_edge.device.engines.openvino import OpenvinoEngine
 from mtkd_edge.errors import DataError
 from mtkd_edge.lab.benchmark.job import Job
 from mtkd_edge.lab.benchmark.outcome import Outcome
+from mtkd_edge.lab.benchmark.suites import demand_both, left_out
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.train import train
 
@@ -24,15 +25,18 @@ def run(job: Job, photos: Path) -> Outcome:
     """
     began = time.monotonic()
     model = job.folder / "run"
+    listing = dataset.scan(photos, job.progress, needed=0)
+    demand_both(listing)
     if not (model / places.BUNDLE_FOLDER / bundle.BUNDLE).is_file():
         train(config(job, photos, model), job.progress)
     folder = places.bundle_of(model)
     manifest = bundle.load_bundle(folder)
-    listing = dataset.scan(photos, job.progress, needed=0)
     with OpenvinoEngine(folder / bundle.FEATURES, folder / bundle.HEAD, name=manifest.name) as engine:
         found = evaluate.evaluate(engine, manifest, bundle.load_threshold(folder), listing, job.progress)
     if found.image_auroc is None:
-        raise DataError(f"{photos} needs good and defective test photos", "mtkd-edge train needs none")
+        raise DataError(
+            f"{photos}: no good or no defective test photo could be scored", f"mtkd-edge watch {photos}/test"
+        )
     return Outcome(
         variant=job.variant.name,
         category=job.category,
@@ -46,6 +50,7 @@ def run(job: Job, photos: Path) -> Outcome:
             "tune": len(listing.side("tune")),
             "good": found.good,
             "anomalous": found.defective,
+            "left_out": left_out(listing) + len(found.invalid),
         },
         scores=tuple(score.score for score in found.scores),
         seconds=round(time.monotonic() - began, 1),

@@ -58,7 +58,7 @@ def run(job: Job, task: Task) -> Outcome:
         oracle=chosen(job, task, found.by_epoch, labels) if settings.protocol == "oracle" else None,
         single={name: _area(value, task) for name, value in single.items()} if teachers else {},
         importance={t.name: (w,) for t, w in zip(teachers, nets.weights().tolist(), strict=True)},
-        photos={**sides, "good": int((~labels).sum()), "anomalous": int(labels.sum())},
+        photos={**sides, "good": int((~labels).sum()), "anomalous": int(labels.sum()), "left_out": task.left_out},
         scores=tuple(scores.tolist()),
         seconds=round(time.monotonic() - began, 1),
     )

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtkd_edge import dataset, files, frames
+from mtkd_edge.dataset import Dataset
 from mtkd_edge.errors import DataError, UsageError
 from mtkd_edge.frames import Frame, FrameSpec, cv2
 from mtkd_edge.lab.benchmark import cifar10
@@ -34,13 +35,17 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One category. Frames are uint8 [N, side, side, 3]; `labels()` is True for anomalous test photos, [N]."""
+    """One category. Frames are uint8 [N, side, side, 3]; `labels()` is True for anomalous test photos, [N].
+
+    `left_out`: test photos that cannot be read or are others' copies.
+    """
 
     name: str
     train: Frames
     tune: Frames
     test: Frames
     labels: Callable[[], NDArray[np.bool_]]
+    left_out: int = 0
 
 
 class Suite(Protocol):
@@ -120,12 +125,7 @@ class Folders:
     def task(self, name: str, settings: Settings, progress: Progress) -> Task:
         """Photos resized to the settings' size; which side a good photo falls on, `dataset.scan` says."""
         listing = dataset.scan(self.folder(name, settings, Path()), progress)
-        kinds = {photo.kind for photo in listing.test}
-        if GOOD not in kinds or kinds == {GOOD}:
-            raise DataError(
-                f"{listing.root} has test photos of {', '.join(sorted(kinds)) or 'no kind'}, wanted {GOOD} and others",
-                f"put photos into {listing.root}/test/{GOOD}/ and {listing.root}/test/<defect>/",
-            )
+        demand_both(listing)
         spec = FrameSpec(settings.size, settings.size, "squash", listing.white)
         good = [*listing.side("train"), *listing.side("held-out")]
         test = [listing.test[n] for n in spread(len(listing.test), settings.test_photos)]
@@ -139,7 +139,24 @@ class Folders:
             read(listing.side("tune")),
             read([Path(listing.root, photo.path) for photo in test]),
             lambda: np.array([photo.kind != GOOD for photo in test], np.bool_),
+            left_out(listing),
         )
+
+
+def demand_both(listing: Dataset) -> None:
+    """Raises DataError for test photos without both good and defective ones."""
+    kinds = {photo.kind for photo in listing.test}
+    if GOOD not in kinds or kinds == {GOOD}:
+        raise DataError(
+            f"{listing.root} has test photos of {', '.join(sorted(kinds)) or 'no kind'}, wanted {GOOD} and others",
+            f"put photos into {listing.root}/test/{GOOD}/ and {listing.root}/test/<defect>/",
+        )
+
+
+def left_out(listing: Dataset) -> int:
+    """How many test photos the listing names as unusable."""
+    return len({problem.path for problem in listing.problems if problem.path.startswith("test/")}
+               - {photo.path for photo in listing.test})  # fmt: skip
 
 
 class Cifar10:
