@@ -44,6 +44,9 @@ def test_the_last_crop_ends_at_the_border_whatever_the_stride_leaves_over() -> N
         {"method": "paper", "train_photos": 3},
         {"method": "paper", "student": "multi", "teachers": ("none",)},
         {"preset": "nobody"},
+        {"method": "map", "size": 100},
+        {"method": "map", "batch": 1},
+        {"method": "map", "epochs": 0},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:

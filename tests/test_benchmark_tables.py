@@ -47,6 +47,14 @@ def test_an_honest_table_has_mean_spread_and_the_difference_to_the_last_publishe
     assert "2 seeds" in text and "upper bound" not in text
 
 
+def test_test_photos_that_were_left_out_are_counted_by_category() -> None:
+    photos = {"train": 90, "tune": 10, "good": 20, "anomalous": 63}
+    rows = [outcome("grid", photos={**photos, "left_out": 3}), outcome("tile", photos=photos)]
+    text = tables.markdown(complete("mvtec", "x", {"method": "map"}), rows, "a CPU")
+    assert "Test photos left out, because they cannot be read or are copies: 3 of grid." in text
+    assert "left out" not in tables.markdown(complete("mvtec", "x", {"method": "map"}), rows[1:], "a CPU")
+
+
 def test_an_oracle_table_is_labelled_and_shows_the_honest_figure_beside_it() -> None:
     settings = complete("cifar10", "x", {"method": "paper", "protocol": "oracle"})
     picked = Oracle(0.95, (50,), (0.8, 0.1, 0.1))

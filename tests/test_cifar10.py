@@ -84,3 +84,30 @@ def test_a_label_beyond_ten_classes_is_refused(tmp_path: Path) -> None:
     write_binary(tmp_path / "cifar", Part(part.pixels, part.labels + 5), part)
     with pytest.raises(DataError, match="labels"):
         cifar10.load(tmp_path / "cifar")
+
+
+@pytest.mark.parametrize(
+    ("held", "why"),
+    [
+        ([1, 2], "holds one list, wanted a table with data, labels"),
+        (7, "holds one int"),
+        ({b"data": rows(photos())}, "has no labels"),
+        ({"data": rows(photos()), "labels": [0]}, "has no data, labels"),
+        ({b"data": None, b"labels": [0]}, "is not a part of CIFAR-10"),
+        ({b"data": rows(photos()), b"labels": ["x"] * 20}, "is not a part of CIFAR-10"),
+        ({b"data": rows(photos()), b"labels": 3}, "labels \\(\\)"),
+    ],
+)
+def test_a_pickle_that_is_something_else_is_named(held: object, why: str, tmp_path: Path) -> None:
+    write_python(tmp_path / "cifar", photos(), photos())
+    (tmp_path / "cifar" / "test_batch").write_bytes(pickle.dumps(held))
+    with pytest.raises(DataError, match=rf"test_batch.*{why}") as caught:
+        cifar10.load(tmp_path / "cifar")
+    assert caught.value.hint == "unpack the archive again"
+
+
+def test_an_npz_without_its_arrays_is_named(tmp_path: Path) -> None:
+    write_compact(tmp_path / "cifar", photos(), photos())
+    np.savez(tmp_path / "cifar" / "test.npz", jpeg=np.zeros(3, np.uint8))
+    with pytest.raises(DataError, match=r"test\.npz is not a part of CIFAR-10: it has no offsets, labels"):
+        cifar10.load(tmp_path / "cifar")

@@ -69,6 +69,15 @@ def student_names(student: str) -> tuple[str, ...]:
     return STUDENTS if student == MULTI else (student,)
 
 
+def check_student(name: str) -> None:
+    """Raises UsageError for a name that timm does not know."""
+    import timm
+
+    if not timm.is_model(name):
+        known = ", ".join((*STUDENTS, MULTI))
+        raise UsageError(f"no student of the published method is called {name!r}", f"choose from {known}")
+
+
 class LogitStudent(nn.Module):
     """A classifier as timm builds it, not pretrained, as wide as the mix. Pixels 0..255 -> [N, classes].
 
@@ -79,9 +88,7 @@ class LogitStudent(nn.Module):
         super().__init__()
         import timm
 
-        if not timm.is_model(name):
-            known = ", ".join((*STUDENTS, MULTI))
-            raise UsageError(f"no student of the published method is called {name!r}", f"choose from {known}")
+        check_student(name)
         self.net = timm.create_model(name, pretrained=False, num_classes=classes, **_as_torchvision(name))
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from mtkd_edge.lab import normalise, paper_terms
 from mtkd_edge.lab.config import TrainConfig, short_name
 from mtkd_edge.lab.export import feature_names, run_torch
 from mtkd_edge.lab.graph import nchw
-from mtkd_edge.lab.logits import CLASSES, TeacherInput, is_none, load_logits, student_names
+from mtkd_edge.lab.logits import CLASSES, TeacherInput, check_student, is_none, load_logits, student_names
 from mtkd_edge.lab.map_method import Frames, Inputs, Trained, pixels_of
 from mtkd_edge.lab.paper_loop import Epochs, distil, whole
 from mtkd_edge.lab.paper_nets import Networks, Standard, logits_of, unit
@@ -112,9 +112,11 @@ def train(inputs: Inputs, config: TrainConfig, device: torch.device, folder: Pat
 
 
 def check_students(teachers: tuple[str, ...], student: str) -> None:
-    """Raises UsageError for several students without a teacher: each would need a decoder of its own."""
+    """Raises UsageError for an unknown student, and for several without a teacher: each would need its own decoder."""
     if is_none(teachers) and len(student_names(student)) > 1:
         raise UsageError(f"without a teacher there is one student, got {student!r}", "--student resnet18")
+    for name in student_names(student):
+        check_student(name)
 
 
 def check_vgg(names: tuple[str, ...], side: int) -> None:

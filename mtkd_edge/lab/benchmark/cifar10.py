@@ -30,6 +30,12 @@ SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 ARRAYS = {"_reconstruct", "ndarray", "dtype", "encode"}
 """What pickled arrays name, of numpy and of _codecs."""
+WRONG = (
+    OSError, ValueError, LookupError, EOFError, TypeError, ArithmeticError, AttributeError, ImportError, MemoryError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+"""What a damaged file raises: an unpickler does whatever its bytes say, and fails in as many ways."""
+AGAIN = "unpack the archive again"
 
 
 class Part(NamedTuple):
@@ -60,11 +66,12 @@ def _joined(files: Sequence[Path], read: Callable[[Path], Part]) -> Part:
 def _checked(path: Path, read: Callable[[Path], Part]) -> Part:
     try:
         part = read(path)
-    except (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} is not a part of CIFAR-10: {error}", "unpack the archive again") from error
-    if part.pixels.shape != (len(part.labels), SIDE, SIDE, 3) or part.labels.max(initial=0) >= len(CLASSES):
+    except WRONG as error:
+        raise DataError(f"{path} is not a part of CIFAR-10: {error}", AGAIN) from error
+    shapes = part.pixels.shape, part.labels.shape
+    if shapes != ((part.labels.size, SIDE, SIDE, 3), (part.labels.size,)) or part.labels.max(initial=0) >= len(CLASSES):
         raise DataError(
-            f"{path} holds pixels {part.pixels.shape} and {len(part.labels)} labels, wanted [n, 32, 32, 3] and n of ten"
+            f"{path} holds pixels {shapes[0]} and labels {shapes[1]}, wanted [n, 32, 32, 3] and [n] of ten", AGAIN
         )
     return part
 
@@ -76,6 +83,7 @@ def _binary(path: Path) -> Part:
 
 def _python(path: Path) -> Part:
     held = _Arrays(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    _need(held, b"data", b"labels")
     return Part(_upright(np.asarray(held[b"data"], np.uint8)), np.asarray(held[b"labels"], np.uint8))
 
 
@@ -91,9 +99,21 @@ class _Arrays(pickle.Unpickler):
 
 def _compact(path: Path) -> Part:
     held = npz.read(path)
+    _need(held, "jpeg", "offsets", "labels")
     data, offsets, labels = held["jpeg"], held["offsets"], held["labels"]
     photos = [frames.decode(data[a:b].tobytes(), str(path)) for a, b in pairwise(offsets)]
     return Part(np.asarray(photos, np.uint8), labels.astype(np.uint8))
+
+
+def _need(held: object, *keys: str | bytes) -> None:
+    if not isinstance(held, dict):
+        raise ValueError(f"it holds one {type(held).__name__}, wanted a table with {_listed(keys)}")
+    if missing := [key for key in keys if key not in held]:
+        raise ValueError(f"it has no {_listed(missing)}")
+
+
+def _listed(keys: Sequence[str | bytes]) -> str:
+    return ", ".join(key if isinstance(key, str) else key.decode() for key in keys)
 
 
 def _upright(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
+
 from mtkd_edge import bundle, dataset, places
 from mtkd_edge.device import evaluate
 from mtkd_edge.device.engines.openvino import OpenvinoEngine
 from mtkd_edge.errors import DataError
 from mtkd_edge.lab.benchmark.job import Job
 from mtkd_edge.lab.benchmark.outcome import Outcome
+from mtkd_edge.lab.benchmark.suites import demand_both, left_out
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.train import train
 
@@ -22,15 +25,18 @@ def run(job: Job, photos: Path) -> Outcome:
     """
     began = time.monotonic()
     model = job.folder / "run"
+    listing = dataset.scan(photos, job.progress, needed=0)
+    demand_both(listing)
     if not (model / places.BUNDLE_FOLDER / bundle.BUNDLE).is_file():
         train(config(job, photos, model), job.progress)
     folder = places.bundle_of(model)
     manifest = bundle.load_bundle(folder)
-    listing = dataset.scan(photos, job.progress, needed=0)
     with OpenvinoEngine(folder / bundle.FEATURES, folder / bundle.HEAD, name=manifest.name) as engine:
         found = evaluate.evaluate(engine, manifest, bundle.load_threshold(folder), listing, job.progress)
     if found.image_auroc is None:
-        raise DataError(f"{photos} needs good and defective test photos", "mtkd-edge train needs none")
+        raise DataError(
+            f"{photos}: no good or no defective test photo could be scored", f"mtkd-edge watch {photos}/test"
+        )
     return Outcome(
         variant=job.variant.name,
         category=job.category,
@@ -44,6 +50,7 @@ def run(job: Job, photos: Path) -> Outcome:
             "tune": len(listing.side("tune")),
             "good": found.good,
             "anomalous": found.defective,
+            "left_out": left_out(listing) + len(found.invalid),
         },
         scores=tuple(score.score for score in found.scores),
         seconds=round(time.monotonic() - began, 1),
@@ -52,17 +59,12 @@ def run(job: Job, photos: Path) -> Outcome:
 
 def config(job: Job, photos: Path, model: Path) -> TrainConfig:
     """The settings as `train` takes them; a run that was stopped is resumed."""
-    settings = job.settings
-    return TrainConfig(
+    return msgspec.structs.replace(
+        job.settings.training(),
         data=str(photos),
         out=str(model),
         teachers=job.variant.teachers,
         weights=job.variant.weights,
-        student=settings.student,
-        size=settings.size,
-        epochs=settings.epochs,
-        batch=settings.batch,
         seed=job.seed,
-        device=settings.device,
         resume=(model / places.CONFIG).is_file(),
     )

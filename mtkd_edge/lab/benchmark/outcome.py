@@ -26,7 +26,8 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     `single`: AUROC of each of the three terms alone, and of the mean of z_T^2, which needs no student (paper).
     `scores`: of the test photos, in the suite's order. `photos`: how many to train on, to tune on, good and anomalous
-    ones to test. `seconds`: of the last start. `made_by`: filled in by `run`, which keeps the cell.
+    ones to test. `seconds`: of the last start. `made_by` and `digest`, of the photos: filled in by `run`, which keeps
+    the cell; a cell from before there was a digest has none.
     """
 
     variant: str
@@ -42,3 +43,4 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     scores: tuple[float, ...]
     seconds: float
     made_by: Maker | None = None
+    digest: str = ""

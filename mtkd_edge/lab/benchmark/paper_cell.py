@@ -27,6 +27,7 @@ from mtkd_edge.lab.paper_method import check_students, load_teachers, mixed
 from mtkd_edge.lab.paper_nets import Networks, Standard
 from mtkd_edge.lab.paper_terms import Labels, Terms
 from mtkd_edge.lab.teachers import Teacher
+from mtkd_edge.lab.train import CHECKPOINT
 from mtkd_edge.metrics import auroc
 
 
@@ -57,7 +58,7 @@ def run(job: Job, task: Task) -> Outcome:
         oracle=chosen(job, task, found.by_epoch, labels) if settings.protocol == "oracle" else None,
         single={name: _area(value, task) for name, value in single.items()} if teachers else {},
         importance={t.name: (w,) for t, w in zip(teachers, nets.weights().tolist(), strict=True)},
-        photos={**sides, "good": int((~labels).sum()), "anomalous": int(labels.sum())},
+        photos={**sides, "good": int((~labels).sum()), "anomalous": int(labels.sum()), "left_out": task.left_out},
         scores=tuple(scores.tolist()),
         seconds=round(time.monotonic() - began, 1),
     )
@@ -90,7 +91,7 @@ def trained(job: Job, task: Task, teachers: list[Teacher], nets: Networks) -> Me
             found.append(load_file(path)["terms"])
             continue
         steps = epoch * per_epoch
-        checkpoints = job.folder / "checkpoint"
+        checkpoints = job.folder / CHECKPOINT
         history = distil(nets, draw, steps, job.seed, checkpoints, progress, mixed(job.device))
         if len(history) != steps:
             raise BundleError(f"{checkpoints} is at step {len(history)}, wanted {steps}", f"delete {job.folder}")

@@ -10,7 +10,16 @@ from typing import Any, Literal
 import msgspec
 
 from mtkd_edge.errors import UsageError
-from mtkd_edge.lab.config import MULTI, NO_TEACHER, PRESETS, STUDENT, check_teachers, check_terms, short_name
+from mtkd_edge.lab.config import (
+    MULTI,
+    NO_TEACHER,
+    PRESETS,
+    STUDENT,
+    TrainConfig,
+    check_teachers,
+    check_terms,
+    short_name,
+)
 
 SuiteName = Literal["mvtec", "cifar10", "folder"]
 Method = Literal["map", "paper"]
@@ -65,6 +74,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         before = range(self.every, self.epochs, self.every) if self.protocol == "oracle" else ()
         return (*before, self.epochs)
 
+    def training(self) -> TrainConfig:
+        """What every cell of `map` tells `train`; photos, folder, seed and variant are the cell's own."""
+        return TrainConfig(
+            data=self.root,
+            out="",
+            teachers=self.teachers,
+            student=self.student,
+            size=self.size,
+            epochs=self.epochs,
+            batch=self.batch,
+            device=self.device,
+        )
+
     def check(self) -> None:
         """Raises UsageError for settings that make no sense, before anything is read."""
         check_teachers(self.teachers)
@@ -78,6 +100,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise UsageError(f"at least 20 photos to train on and to test, got {limits}", "--train-photos 200")
         if self.method == "paper":
             self._check_crops()
+        else:
+            self.training().check()
         if self.student == MULTI and NO_TEACHER in self.teachers:
             raise UsageError(f"without a teacher there is one student, got {MULTI!r}", f"--student {STUDENT['paper']}")
 

@@ -7,7 +7,9 @@ calls once, after every score is there.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +18,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mtkd_edge import dataset, frames
+from mtkd_edge import dataset, files, frames
+from mtkd_edge.dataset import Dataset
 from mtkd_edge.errors import DataError, UsageError
 from mtkd_edge.frames import Frame, FrameSpec, cv2
 from mtkd_edge.lab.benchmark import cifar10
 from mtkd_edge.lab.benchmark.settings import Settings
 from mtkd_edge.lab.photos import load_frames
+from mtkd_edge.listing import THREADS, photos_under
 from mtkd_edge.progress import Progress
 
 TENTH = 10
@@ -31,13 +35,17 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One category. Frames are uint8 [N, side, side, 3]; `labels()` is True for anomalous test photos, [N]."""
+    """One category. Frames are uint8 [N, side, side, 3]; `labels()` is True for anomalous test photos, [N].
+
+    `left_out`: test photos that cannot be read or are others' copies.
+    """
 
     name: str
     train: Frames
     tune: Frames
     test: Frames
     labels: Callable[[], NDArray[np.bool_]]
+    left_out: int = 0
 
 
 class Suite(Protocol):
@@ -45,6 +53,9 @@ class Suite(Protocol):
 
     def categories(self) -> tuple[str, ...]:
         """Their names, in the order of the tables."""
+
+    def digest(self, name: str, settings: Settings, progress: Progress) -> str:
+        """sha256 over all that a cell of the category reads: another one says that photos, labels or masks differ."""
 
     def task(self, name: str, settings: Settings, progress: Progress) -> Task:
         """The frames of a category. Raises DataError."""
@@ -98,15 +109,23 @@ class Folders:
         """Where the photos are already."""
         return self.root if (self.root / "train" / GOOD).is_dir() else self.root / name
 
+    def digest(self, name: str, settings: Settings, progress: Progress) -> str:
+        """Over the path and the bytes of every photo and mask; a path tells the kind. Nothing is decoded."""
+        root = self.folder(name, settings, Path()).resolve()
+        paths = [path for part in (f"train/{GOOD}", "test", "ground_truth") for path in photos_under(root, part)[0]]
+        total = hashlib.sha256()
+        with ThreadPoolExecutor(THREADS) as pool:
+            for n, (path, found) in enumerate(
+                zip(paths, pool.map(lambda path: _sha256(root, path), paths), strict=True)
+            ):
+                total.update(f"{path}\n{found}\n".encode())
+                progress("comparing photos", n + 1, len(paths))
+        return total.hexdigest()
+
     def task(self, name: str, settings: Settings, progress: Progress) -> Task:
         """Photos resized to the settings' size; which side a good photo falls on, `dataset.scan` says."""
         listing = dataset.scan(self.folder(name, settings, Path()), progress)
-        kinds = {photo.kind for photo in listing.test}
-        if GOOD not in kinds or kinds == {GOOD}:
-            raise DataError(
-                f"{listing.root} has test photos of {', '.join(sorted(kinds)) or 'no kind'}, wanted {GOOD} and others",
-                f"put photos into {listing.root}/test/{GOOD}/ and {listing.root}/test/<defect>/",
-            )
+        demand_both(listing)
         spec = FrameSpec(settings.size, settings.size, "squash", listing.white)
         good = [*listing.side("train"), *listing.side("held-out")]
         test = [listing.test[n] for n in spread(len(listing.test), settings.test_photos)]
@@ -120,7 +139,24 @@ class Folders:
             read(listing.side("tune")),
             read([Path(listing.root, photo.path) for photo in test]),
             lambda: np.array([photo.kind != GOOD for photo in test], np.bool_),
+            left_out(listing),
         )
+
+
+def demand_both(listing: Dataset) -> None:
+    """Raises DataError for test photos without both good and defective ones."""
+    kinds = {photo.kind for photo in listing.test}
+    if GOOD not in kinds or kinds == {GOOD}:
+        raise DataError(
+            f"{listing.root} has test photos of {', '.join(sorted(kinds)) or 'no kind'}, wanted {GOOD} and others",
+            f"put photos into {listing.root}/test/{GOOD}/ and {listing.root}/test/<defect>/",
+        )
+
+
+def left_out(listing: Dataset) -> int:
+    """How many test photos the listing names as unusable."""
+    return len({problem.path for problem in listing.problems if problem.path.startswith("test/")}
+               - {photo.path for photo in listing.test})  # fmt: skip
 
 
 class Cifar10:
@@ -147,6 +183,14 @@ class Cifar10:
         shown = spread(len(test.labels), settings.test_photos)
         return train.pixels[rows[~tuned]], train.pixels[rows[tuned]], test.pixels[shown], shown
 
+    def digest(self, name: str, settings: Settings, progress: Progress) -> str:
+        """Over the pixels of all three sides and the test labels."""
+        *sides, shown = self.chosen(name, settings)
+        total = hashlib.sha256()
+        for array in (*sides, self.parts[1].labels[shown]):
+            total.update(f"{array.shape}\n".encode() + array.tobytes())
+        return total.hexdigest()
+
     def task(self, name: str, settings: Settings, progress: Progress) -> Task:
         """Photos resized, and of them the crop in the middle."""
         *sides, shown = self.chosen(name, settings)
@@ -169,6 +213,13 @@ class Cifar10:
             _write(half / "test" / kind / f"{n:05}.png", photo)
         half.rename(root)  # whole or not at all
         return root
+
+
+def _sha256(root: Path, path: str) -> str:
+    try:
+        return hashlib.sha256(files.read(root / path, frames.MAX_BYTES, root)).hexdigest()
+    except DataError:
+        return "unreadable"  # whoever reads the photos leaves it out and says so
 
 
 def _middle(pixels: Frames, settings: Settings, progress: Progress) -> Frames:

@@ -49,6 +49,10 @@ def heading(settings: Settings, outcomes: Sequence[Outcome], device: str) -> str
     lines.append(
         f"Photos a category: {_span(train)} to train on, {_span(test)} good and {_span(bad)} anomalous to test."
     )
+    missing = {o.category: o.photos.get("left_out", 0) for o in outcomes}
+    if any(missing.values()):
+        named = ", ".join(f"{count} of {name}" for name, count in missing.items() if count)
+        lines.append(f"Test photos left out, because they cannot be read or are copies: {named}.")
     return "\n".join(lines)
 
 
