@@ -62,9 +62,9 @@ def test_the_corrected_command_may_have_the_folder(
 def test_a_student_that_nobody_knows_is_refused_before_photos_are_read(
     wrong: dict[str, Any], parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = complete("folder", str(parts), {**wrong, "device": "cpu"})
     monkeypatch.setattr("mtkd_edge.dataset.scan", lambda *a, **k: pytest.fail("photos were read"))
     with pytest.raises(UsageError, match=wrong["student"]):
+        settings = complete("folder", str(parts), {**wrong, "device": "cpu"})
         run(settings, variants(settings, None), [], 1, tmp_path / "out")
 
 
