@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from cuda_double import Cuda
 from graph_double import Bindings
+from kernel_cases import level
 
 from mtkd_edge.device.engines import _cuda, _cuda_graph
 from mtkd_edge.device.kernel import host
@@ -29,7 +30,7 @@ from gpu_rows import CheckError, NotHereError  # noqa: E402
 from gpu_written import Report  # noqa: E402
 
 SHAPE = (64, 64, 3)
-LEVELS = (gpu_cases.by_position("distance", 16, 8, 0.5, 1), gpu_cases.by_position("distance", 8, 8, 0.5, 2))
+LEVELS = (level("distance", 16, 8, 8, 0.5, 1), level("distance", 8, 8, 8, 0.5, 2))
 SMALL = msgspec.structs.replace(gpu_cases.DEFAULT, levels=LEVELS, height=16, width=16)
 
 
