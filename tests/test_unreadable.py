@@ -19,12 +19,14 @@ from mtkd_edge.device import targets
 from mtkd_edge.device.station import config as station
 from mtkd_edge.errors import BundleError, DataError, MtkdError, UsageError
 from mtkd_edge.lab import calibrate, checkpoint
+from mtkd_edge.lab.benchmark.job import Job
 from mtkd_edge.lab.benchmark.outcome import Maker, Outcome
 from mtkd_edge.lab.benchmark.run import Claim, claim, load
-from mtkd_edge.lab.benchmark.settings import complete
+from mtkd_edge.lab.benchmark.settings import complete, variants
 from mtkd_edge.lab.calibrate import Calibration
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.train import train
+from mtkd_edge.progress import silent
 from mtkd_edge.threshold import Threshold
 
 MAKER = Maker("0.1.0", "2.9", "a CPU")
@@ -39,6 +41,10 @@ CELL = Outcome(
     variant="all", category="disc", seed=0, image_auroc=0.5, importance={"a": (1.0,)}, photos={"train": 1}, scores=(),
     seconds=1.0, made_by=MAKER,
 )  # fmt: skip
+
+JOB = Job(
+    CLAIM.settings, variants(CLAIM.settings, None)[0], "disc", 0, Path("unfinished"), "", torch.device("cpu"), silent
+)
 
 
 def restore(path: Path) -> None:
@@ -86,7 +92,9 @@ def resume(path: Path) -> None:
             BundleError,
             id="benchmark",
         ),
-        pytest.param("disc-0.json", msgspec.json.encode(CELL), lambda path: load(path, MAKER), BundleError, id="cell"),
+        pytest.param(
+            "disc-0.json", msgspec.json.encode(CELL), lambda path: load(path, JOB, MAKER), BundleError, id="cell"
+        ),
         pytest.param("cpu.toml", b'backend = "openvino"\n', targets.read, UsageError, id="target"),
         pytest.param("station.toml", b'station = "line 3"\n', station.read, UsageError, id="station"),
     ],

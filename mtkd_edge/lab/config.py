@@ -10,7 +10,6 @@ import msgspec
 
 from mtkd_edge import __version__
 from mtkd_edge.errors import UsageError
-from mtkd_edge.threshold import check_rate
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "paper": ("resnet152.tv_in1k", "vgg19.tv_in1k", "densenet201.tv_in1k"),
@@ -110,6 +109,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def check(self) -> None:
         """Raises UsageError for numbers that make no sense, before anything is read."""
+        from mtkd_edge.threshold import check_rate  # which needs numpy, and --help does not
+
         check_teachers(self.teacher_names())
         try:
             re.compile(self.part)
