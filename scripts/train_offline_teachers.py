@@ -1,6 +1,6 @@
 """Train the three teachers that ship inside the package (`mtkd_edge/lab/weights`), from pictures made here.
 
-    python scripts/train_offline_teachers.py            # 20 minutes on two CPU cores with bfloat16
+    python scripts/train_offline_teachers.py            # 17 minutes on two CPU cores with bfloat16
     python scripts/train_offline_teachers.py --quick --out DIR    # the same path in seconds: a test, no good teachers
 
 Textures are rendered by `offline_textures`; CIFAR-10 training photos join as mosaics when `--cifar` exists. A picture

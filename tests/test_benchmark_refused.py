@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from mtkd_edge.cli import app
-from mtkd_edge.errors import MtkdError, UsageError
+from mtkd_edge.errors import BundleError, MtkdError, UsageError
 from mtkd_edge.lab.benchmark import map_cell
 from mtkd_edge.lab.benchmark.run import run
 from mtkd_edge.lab.benchmark.settings import complete, variants
@@ -103,3 +103,9 @@ def test_a_refused_cell_leaves_the_finished_ones_their_settings(parts: Path, tmp
     with pytest.raises(UsageError, match="no-such-net"):
         run(settings, [type(row)("wrong", ("no-such-net",))], [], 1, tmp_path)
     assert (tmp_path / "settings.json").read_bytes() == (tmp_path / "kept").read_bytes()
+
+
+def test_an_out_that_is_a_file_is_told(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BundleError, match="cannot be made: a file is in its place"):
+        attempt(parts, tmp_path / "file")

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from mtkd_edge.bundle import write_file
+from mtkd_edge.bundle import make_folder, write_file
 from mtkd_edge.errors import BundleError, DataError, MtkdError, UsageError
 from mtkd_edge.files import UNREADABLE
 from mtkd_edge.lab.benchmark import map_cell, paper_cell, tables
@@ -198,7 +198,7 @@ def claim(out: Path, wanted: Claim) -> bool:
     """
     path = out / SETTINGS
     if not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_file(path, msgspec.json.format(msgspec.json.encode(wanted), indent=1) + b"\n")
         return True
     try:
