@@ -31,7 +31,7 @@ from mtkd_edge.frames import FrameSpec
 from mtkd_edge.score import ScoreSpec
 from mtkd_edge.threshold import Threshold
 
-FORMAT = 1
+FORMAT = 2
 BUNDLE, ENGINE, THRESHOLD = "bundle.json", "engine.json", "threshold.json"
 FEATURES, HEAD, GOLDEN = "features.onnx", "head.onnx", "golden.npz"
 SUMS = {BUNDLE: "bundle.sha256", ENGINE: "engine.sha256"}

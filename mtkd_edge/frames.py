@@ -27,6 +27,8 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 WHITES = (255, 1023, 4095, 16383, 65535)
 """Full scale of 8, 10, 12, 14 and 16 bit cameras."""
 
+CELL = 8
+"""Pixels of a frame to a position of the finest map that is compared."""
 MAX_BYTES = 6 * MAX_PIXELS + (1 << 20)
 """Of a file: the largest photo, 16 bits a channel, not compressed at all."""
 
@@ -37,7 +39,8 @@ Frame = NDArray[np.uint8]
 class FrameSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a photo becomes a frame.
 
-    `fit`: "squash" changes the aspect ratio, "letterbox" keeps it and repeats the edge pixels around the picture.
+    `fit`: "squash" changes the aspect ratio, "letterbox" keeps it, with margins of 0 around the picture. What a graph
+    makes of either is a map of the photo, without margins.
     `white`: the value of full white in 16-bit photos, one of WHITES; 8-bit photos always end at 255.
     """
 
@@ -109,12 +112,17 @@ def white_of(photo: Photo) -> int:
 
 
 def placement(photo_height: int, photo_width: int, spec: FrameSpec) -> tuple[int, int, int, int]:
-    """Where the picture lies inside its frame: (left, top, width, height) in frame pixels."""
+    """Where the picture lies inside its frame: (left, top, width, height) in frame pixels.
+
+    In a letterbox it is a whole number of CELL wide and high, 32 pixels at least, and begins at a cell of twice that
+    size: cells of the networks' maps are then the photo's or the margin's.
+    """
     if spec.fit == "squash":
         return 0, 0, spec.width, spec.height
     scale = min(spec.height / photo_height, spec.width / photo_width)
-    height, width = max(1, round(photo_height * scale)), max(1, round(photo_width * scale))
-    return (spec.width - width) // 2, (spec.height - height) // 2, width, height
+    height, width = (max(32, CELL * round(side * scale / CELL)) for side in (photo_height, photo_width))
+    begin = 2 * CELL
+    return (spec.width - width) // 2 // begin * begin, (spec.height - height) // 2 // begin * begin, width, height
 
 
 def to_frame(photo: Photo, spec: FrameSpec) -> Frame:
@@ -132,20 +140,18 @@ def to_frame(photo: Photo, spec: FrameSpec) -> Frame:
     resized = cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR)
     frame = to_8bit(cast(Photo, resized), spec.white)
     if spec.fit == "letterbox":
-        right, bottom = spec.width - left - width, spec.height - top - height
-        frame = cv2.copyMakeBorder(frame, top, bottom, left, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+        boxed = np.zeros((spec.height, spec.width, 3), np.uint8)
+        # 0 is the margin's alone: the graph finds the photo by it
+        np.maximum(frame, 1, out=boxed[top : top + height, left : left + width])
+        return boxed
     return np.ascontiguousarray(frame)
 
 
-def map_to_photo(
-    values: NDArray[np.float32], photo_height: int, photo_width: int, spec: FrameSpec
-) -> NDArray[np.float32]:
-    """A score map [h, w] over a frame -> [photo_height, photo_width] over the photo it came from (bilinear)."""
-    left, top, width, height = placement(photo_height, photo_width, spec)
+def map_to_photo(values: NDArray[np.float32], photo_height: int, photo_width: int) -> NDArray[np.float32]:
+    """A score map [h, w] -> [photo_height, photo_width] over the photo that it is of (bilinear)."""
     # one affine map from photo pixels to map cells, pixel centres on pixel centres
-    sx, sy = values.shape[1] / spec.width, values.shape[0] / spec.height
-    ax, ay = width / photo_width * sx, height / photo_height * sy
-    matrix = np.array([[ax, 0, (0.5 * ax) + left * sx - 0.5], [0, ay, (0.5 * ay) + top * sy - 0.5]])
+    ax, ay = values.shape[1] / photo_width, values.shape[0] / photo_height
+    matrix = np.array([[ax, 0, 0.5 * ax - 0.5], [0, ay, 0.5 * ay - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     warped = cv2.warpAffine(values, matrix, (photo_width, photo_height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return warped.astype(np.float32, copy=False)

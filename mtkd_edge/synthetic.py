@@ -31,10 +31,15 @@ def paste_defect(frame: Frame, rng: np.random.Generator) -> tuple[Frame, Mask]:
     """frame [H, W, 3] uint8 -> a copy with one defect in it, and the mask [H, W] of the pixels that changed.
 
     A grey frame (three equal channels) stays grey. The mask is never empty: where a kind of defect leaves no trace
-    (a bright spot on white), another is tried. The input is not changed. Raises ValueError for another shape or type.
+    (a bright spot on white), another is tried. Margins, rows and columns of 0 around the picture, stay as they are, and
+    sizes are parts of the rest. The input is not changed. Raises ValueError for another shape or type.
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or min(frame.shape[:2]) < 32:
         raise ValueError(f"a frame is [H, W, 3] of uint8, at least 32 x 32, got {list(frame.shape)} of {frame.dtype}")
+    if (picture := _picture(frame)) != (slice(0, frame.shape[0]), slice(0, frame.shape[1])):
+        result, mask = frame.copy(), np.zeros(frame.shape[:2], np.bool_)
+        result[picture], mask[picture] = paste_defect(frame[picture], rng)
+        return result, mask
     height, width = frame.shape[:2]
     smallest, largest = SMALLEST * height * width, LARGEST * height * width
     for _ in range(8):
@@ -48,13 +53,22 @@ def paste_defect(frame: Frame, rng: np.random.Generator) -> tuple[Frame, Mask]:
     return _blend(frame, shape, np.where(frame[shape.window] < 128, 220, 35).astype(np.float32))
 
 
+def _picture(frame: Frame) -> tuple[slice, slice]:
+    """The frame without margins, or all of it where less than 32 pixels a side would be left."""
+    rows, columns = np.flatnonzero(frame.any(axis=(1, 2))), np.flatnonzero(frame.any(axis=(0, 2)))
+    if min(np.ptp(each) if each.size else 0 for each in (rows, columns)) < 31:
+        return slice(0, frame.shape[0]), slice(0, frame.shape[1])
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 def _blend(frame: Frame, shape: Shape, painted: Plane) -> tuple[Frame, Mask]:
     """Lay `painted` [h, w, 3] over the shape's window of the frame, as opaque as the shape says."""
     before = frame[shape.window]
     if (frame == frame[..., :1]).all():
         painted = painted.mean(axis=2, keepdims=True)
     mixed = before + shape.alpha[..., None] * (painted - before)
-    after = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    # not 0, which is the margins' alone in a letterboxed frame
+    after = np.clip(np.rint(mixed), 1, 255).astype(np.uint8)
     changed = np.abs(after.astype(np.int16) - before).max(axis=2) >= VISIBLE
     result, mask = frame.copy(), np.zeros(frame.shape[:2], np.bool_)
     result[shape.window] = np.where(changed[..., None], after, before)

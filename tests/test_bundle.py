@@ -166,7 +166,7 @@ def test_a_changed_threshold_does_not_touch_the_manifest_but_must_bear_its_seal(
     ("change", "complaint"),
     [
         (lambda body: body.update(colour="red"), "unknown field `colour`"),
-        (lambda body: body.update(format=2), "has format 2, this version reads format 1"),
+        (lambda body: body.update(format=1), "has format 1, this version reads format 2"),
         (lambda body: body.pop("format"), "has format None"),
         (lambda body: body.update(created=5), "Expected `str`, got `int`"),
         (lambda body: body.pop("created"), "missing required field `created`"),

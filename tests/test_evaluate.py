@@ -18,7 +18,6 @@ from mtkd_edge.device.engine import Frames, Inference
 from mtkd_edge.device.engines.fake import FakeEngine
 from mtkd_edge.device.evaluate import Evaluation, evaluate, shrink, text
 from mtkd_edge.errors import DataError
-from mtkd_edge.frames import FrameSpec
 
 
 def speck(row: int, column: int, brightness: int, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +87,7 @@ def test_pixel_figures_are_those_of_the_full_resolution_to_a_percent(parts: Path
         if photo.kind == "good" or (photo.mask and "lost" not in photo.path):
             picture = frames.read(parts / photo.path)
             values = FakeEngine().infer(frames.to_frame(picture, line.SPEC)[None]).maps[0]
-            maps.append(frames.map_to_photo(values, 128, 128, line.SPEC))
+            maps.append(frames.map_to_photo(values, 128, 128))
             masks.append(dataset.read_mask(parts / photo.mask) if photo.mask else np.zeros((128, 128), bool))
     exact_auroc, exact_aupro = metrics.pixel_figures(masks, maps)
     found = run(parts)
@@ -135,28 +134,6 @@ def test_without_test_photos_the_wanted_layout_is_named(tmp_path: Path) -> None:
         line.write_photo(tmp_path / f"{n}.png", line.part(15 + n))
     with pytest.raises(DataError, match="has no test photos, wanted test/good/"):
         run(tmp_path)
-
-
-def test_borders_of_a_letterbox_do_not_count(tmp_path: Path) -> None:
-    """A wide photo fills half of its frame; the pixels of the other half are no good pixels."""
-    spec = FrameSpec(64, 64, "letterbox")
-    photo, mask = (picture[:64] for picture in speck(2, 4, 220))
-    for n in range(12):
-        line.write_photo(tmp_path / "train/good" / f"{n}.png", line.part(15 + n, size=128)[:64])
-    line.write_photo(tmp_path / "test/hole/0.png", photo)
-    line.write_photo(tmp_path / "ground_truth/hole/0_mask.png", mask)
-    seen: list[tuple[int, ...]] = []
-
-    def spy(masks: list[np.ndarray], maps: list[np.ndarray], limit: float = 0.3) -> tuple[float, float]:
-        seen.extend(array.shape for array in (*masks, *maps))
-        return real(masks, maps, limit)
-
-    real = metrics.pixel_figures
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "pixel_figures", spy)
-        found = run(tmp_path, manifest=msgspec.structs.replace(line.MANIFEST, frame=spec))
-    assert seen == [(32, 64), (32, 64)]
-    assert found.pixel_auroc is not None and found.pixel_auroc > 0.99
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))

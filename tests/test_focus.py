@@ -65,8 +65,8 @@ def test_areas_are_rectangles_polygons_and_pictures(tmp_path: Path) -> None:
     assert masked.sum() == 24 and masked[:4, 2:].all()
 
 
-def test_fractions_follow_the_picture_into_a_letterboxed_frame() -> None:
-    """A photo twice as wide as high fills the middle half of the frame's rows."""
+def test_fractions_are_those_of_the_photo_in_a_letterboxed_frame_too() -> None:
+    """The map is of the photo, however that lies in its frame."""
     cells = focus(FocusSpec(look=((0.0, 0.0, 1.0, 0.5),)), FrameSpec(64, 64, fit="letterbox")).cells((100, 200), (8, 8))
     assert cells[:4].all() and not cells[4:].any()
 

@@ -103,9 +103,10 @@ def test_what_the_cheapest_teacher_knows_already_is_known_from_the_start() -> No
     mix.fit([PIXELS])
     lessons = lessons_of(mix)
     edge = merge.beginning(list(mix.teachers), lessons[0].target.shape[1], ["it"], 0)
-    merge.fit_linear(edge, lessons, 4, CPU)
+    single = merge.EdgeMix(edge)
+    merge.fit_linear(single, lessons, 4, CPU)
     with torch.no_grad():
-        said = merge.EdgeMix(edge)(PIXELS)
+        said = single(PIXELS)
     target = lessons[0].target.float()
     assert float((said - target).square().mean() / target.square().mean()) < 1e-5
 

@@ -39,8 +39,13 @@ Student = Annotated[
     str | None,
     typer.Option(metavar="NAME", help=f"The student. [default: {DEFAULT.student}; of the published method {PAPER}]"),
 ]
-Size = Annotated[int | None, typer.Option(metavar="PIXELS", help=f"Side of a frame. [default: {DEFAULT.size}]")]
-Fit = Annotated[Literal["squash", "letterbox"] | None, typer.Option(help=f"Photo to frame. [default: {DEFAULT.fit}]")]
+Size = Annotated[
+    int | None, typer.Option(metavar="PIXELS", help=f"Side of a frame that is all photo. [default: {DEFAULT.size}]")
+]
+Fit = Annotated[
+    Literal["squash", "letterbox", "auto"] | None,
+    typer.Option(help=f"Letterbox keeps the photos' shapes, auto where they differ. [default: {DEFAULT.fit}]"),
+]
 Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the photos. [default: the method's]")]
 Batch = Annotated[int | None, typer.Option(metavar="N", help=f"Photos in a step. [default: {DEFAULT.batch}]")]
 Seed = Annotated[
@@ -188,6 +193,9 @@ def report(run: Path, *, as_json: bool) -> None:
     folder = places.bundle_of(run)
     manifest, found = bundle.load_bundle(folder), bundle.load_threshold(folder)
     metrics = msgspec.json.decode((run / "metrics.json").read_bytes(), type=dict)
+    if manifest.frame.fit == "letterbox":
+        size = f"{manifest.frame.height} x {manifest.frame.width}"
+        console.note(f"the photos keep their shapes, in frames of {size}; --fit squash makes smaller, faster ones")
     edge = [teacher.name for teacher in manifest.teachers]
     rows = [("teacher", "importance by tap", "at the edge")]
     rows += [

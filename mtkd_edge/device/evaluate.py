@@ -31,7 +31,7 @@ from mtkd_edge.device.prepare import prepare
 from mtkd_edge.device.sources.base import SourceOptions
 from mtkd_edge.device.sources.photos import Photos
 from mtkd_edge.errors import DataError
-from mtkd_edge.frames import FrameSpec, map_to_photo, placement
+from mtkd_edge.frames import FrameSpec, map_to_photo
 from mtkd_edge.listing import Problem
 from mtkd_edge.metrics import Rate
 from mtkd_edge.progress import Progress, silent
@@ -105,7 +105,7 @@ def figures(
     defective = np.array([kind != GOOD for kind in kinds], np.bool_)
     usable = [one for one in seen if one.photo.kind == GOOD or _has_defect(dataset, one.photo)]
     masks = Lazy(lambda n: _mask(dataset, usable[n]), len(usable))
-    maps = Lazy(lambda n: map_to_photo(usable[n].values, *usable[n].grid, spec), len(usable))
+    maps = Lazy(lambda n: map_to_photo(usable[n].values, *usable[n].grid), len(usable))
     pixel_auroc, aupro = metrics.pixel_figures(masks, maps)
     best = metrics.f1_max(defective, scores)
     false_alarms = metrics.false_alarm_rate(defective, scores, level)
@@ -163,7 +163,7 @@ def text(evaluation: Evaluation) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A test photo with its score, its map [h, w], and the (height, width) of its picture inside the frame."""
+    """A test photo with its score, its map [h, w], and the (height, width) on which that is compared with the mask."""
 
     photo: TestPhoto
     score: float
@@ -181,14 +181,12 @@ def _scored(engine: Engine, spec: FrameSpec, dataset: Dataset) -> Iterator[Seen 
         inference = engine.infer(np.stack(frames)) if frames else None
         results = iter(zip(inference.scores, inference.maps, strict=True) if inference else ())
         for photo, prepared in batch:
-            if prepared.frame is None or prepared.captured.photo is None:
+            if prepared.frame is None:
                 yield Problem(photo.path, prepared.problem)
                 continue
             score, values = next(results)
-            tall, wide = prepared.captured.photo.shape[:2]
-            _, _, width, height = placement(tall, wide, spec)
             if np.isfinite(score) and not np.isnan(values).any():
-                yield Seen(photo, float(score), values, (height, width))
+                yield Seen(photo, float(score), values, (spec.height, spec.width))
             else:
                 yield Problem(photo.path, NOT_FINITE)
 

@@ -13,7 +13,6 @@ from mtkd_edge.device.sinks import Guard
 from mtkd_edge.device.sources.base import Captured
 from mtkd_edge.device.summary import Tally
 from mtkd_edge.device.task import Task
-from mtkd_edge.frames import FrameSpec
 from mtkd_edge.threshold import Threshold
 
 
@@ -23,14 +22,13 @@ class Finisher:
     def __init__(
         self,
         threshold: Threshold,
-        spec: FrameSpec,
         most: int,
         ledger: Ledger,
         guards: Sequence[Guard],
         focus: Mapping[str, Callable[[Scored], Scored]],
         done: Callable[[Captured], None],
     ) -> None:
-        self._threshold, self._spec, self._most, self._focus = threshold, spec, most, focus
+        self._threshold, self._most, self._focus = threshold, most, focus
         self._ledger, self._guards, self._done = ledger, guards, done
         self.tally = Tally()
         # one batch is judged, one waits, one is in the engine; more would only make live verdicts older
@@ -66,7 +64,7 @@ class Finisher:
         captured = scored.prepared.captured
         if focus := self._focus.get(captured.source):
             scored = focus(scored)
-        verdict = judge(scored, self._threshold, self._spec, self._most)
+        verdict = judge(scored, self._threshold, self._most)
         self._ledger.settle(captured.source, verdict.state)
         self.tally.add(verdict, captured.monotonic)
         for guard in self._guards:

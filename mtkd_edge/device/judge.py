@@ -6,14 +6,13 @@ import time
 
 from mtkd_edge.device import regions
 from mtkd_edge.device.scoring import Scored
-from mtkd_edge.frames import FrameSpec
 from mtkd_edge.threshold import Threshold
 from mtkd_edge.verdict import Region, State, Verdict, decide
 
 NOT_FINITE = "the score is not finite"
 
 
-def judge(scored: Scored, threshold: Threshold, spec: FrameSpec, most: int) -> Verdict:
+def judge(scored: Scored, threshold: Threshold, most: int) -> Verdict:
     """The verdict of one frame, with at most `most` regions.
 
     Stages in milliseconds: `decode` (reading, decoding), `wait` (for the engine), `resize`, the engine's own (of the
@@ -25,7 +24,7 @@ def judge(scored: Scored, threshold: Threshold, spec: FrameSpec, most: int) -> V
     found: tuple[Region, ...] = ()
     if state is not State.INVALID and scored.values is not None and captured.photo is not None:
         height, width = captured.photo.shape[:2]
-        found = regions.find(scored.values, threshold.map, (height, width), spec, most)
+        found = regions.find(scored.values, threshold.map, (height, width), most)
     latency = {"decode": captured.decode_ms, "wait": scored.wait_ms, "resize": scored.prepared.resize_ms}
     latency |= scored.stages
     latency["post"] = (time.perf_counter() - began) * 1e3

@@ -52,7 +52,7 @@ def draw(
     picture, scale = _scaled(to_8bit(photo, spec.white))
     height, width = picture.shape[:2]
     if values is not None and np.isfinite(values).all():
-        heat = scaled_heat(map_to_photo(values, height, width, spec), threshold.map)
+        heat = scaled_heat(map_to_photo(values, height, width), threshold.map)
         picture = blend(picture, heat)
         outline = (heat > 0.5).astype(np.uint8)
         edges, _ = cv2.findContours(outline, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

@@ -8,26 +8,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mtkd_edge.frames import FrameSpec, map_to_photo
+from mtkd_edge.frames import map_to_photo
 from mtkd_edge.verdict import Region
 
 FINEST = 250_000
 """A larger photo is searched on a grid of this many points: the map is far coarser than that anyway."""
 
 
-def find(
-    values: NDArray[np.float32], level: float, photo: tuple[int, int], spec: FrameSpec, most: int = 20
-) -> tuple[Region, ...]:
-    """Map [h, w] over a frame -> the `most` regions with the highest peaks above `level`, highest first.
+def find(values: NDArray[np.float32], level: float, photo: tuple[int, int], most: int = 20) -> tuple[Region, ...]:
+    """Map [h, w] of a photo -> the `most` regions with the highest peaks above `level`, highest first.
 
-    `photo` is (height, width) of the photo the frame was made of; boxes lie inside it. Pixels that touch at a corner
+    `photo` is its (height, width); boxes lie inside it. Pixels that touch at a corner
     belong together. A map with NaN has no regions.
     """
     if not values.max() > level:  # also where the maximum is NaN
         return ()
     height, width = photo
     grid = _grid(values.shape[:2], height, width)
-    over = map_to_photo(values, grid[0], grid[1], spec)
+    over = map_to_photo(values, grid[0], grid[1])
     mask = (over > level).astype(np.uint8)
     count, found, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     labels = found.astype(np.int32, copy=False)

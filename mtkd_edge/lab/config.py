@@ -55,15 +55,17 @@ def check_terms(terms: tuple[float, float, float]) -> None:
         raise UsageError(f"r1, r2 and r3 are finite, not negative and not all 0, got {terms}", "--terms 1,1,1")
 
 
-REVISION = 2
+REVISION = 3
 """Of what the methods compute; increased when a stopped run could not go on as it began."""
 PROGRAM = f"{__version__}, method {REVISION}"
 """What computed a figure: those of two programs do not belong in one table."""
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Sizes are in pixels. `teachers` empty means those of the preset; `epochs` None means the method's own number;
-    `part` is a pattern that finds in a photo's path which part it shows (`dataset.scan`).
+    """`size`: the side of a frame that is all photo, in pixels, and `fit`: how photos get there (`framing.py`).
+
+    `teachers` empty means those of the preset; `epochs` None means the method's own number; `part` is a pattern that
+    finds in a photo's path which part it shows (`dataset.scan`).
 
     `student` empty becomes the method's own. `weights`: of the teachers, learned or equal. For `method` "paper" alone:
     r1, r2, r3 of its three terms; what the teachers are fed with (`logits.load_logits`). For "map" alone: the
@@ -80,7 +82,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     teachers: tuple[str, ...] = ()
     student: str = ""
     size: int = 256
-    fit: Literal["squash", "letterbox"] = "squash"
+    fit: Literal["squash", "letterbox", "auto"] = "squash"
     epochs: int | None = None
     batch: int = 8
     seed: int = 0
@@ -140,6 +142,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(f"{foreign}: settings of the published method, map has none", "--method paper")
         if self.method == "paper" and (foreign := changed(MAP_ONLY)):
             raise UsageError(f"{foreign}: settings of map, the published method has none", "--method map")
+        if self.method == "paper" and self.fit == "letterbox":
+            raise UsageError("the published method cuts crops from squashed photos", "leave --fit out")
         if self.method == "map" and self.student not in WIDTHS:
             raise UsageError(f"no student is called {self.student!r}", f"choose from {', '.join(WIDTHS)}")
         count = len(self.teacher_names())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from mtkd_edge.errors import UsageError
@@ -169,15 +169,46 @@ def _resize(attributes: Attributes, x: Tensor, *rest: Tensor) -> Tensor:
     return nn.functional.interpolate(x, scale_factor=factors, mode="bilinear", align_corners=False)
 
 
+def _clip(_: Attributes, x: Tensor, low: Tensor, high: Tensor | None = None) -> Tensor:
+    return torch.clamp(x, low, high)
+
+
+def _slice(_: Attributes, x: Tensor, *rest: Tensor) -> Tensor:
+    for start, stop, axis, step in zip(*(each.tolist() for each in rest), strict=True):
+        whole = [slice(None)] * x.ndim
+        whole[axis] = slice(start, stop, step)
+        x = x[tuple(whole)]
+    return x
+
+
+def _unsqueeze(_: Attributes, x: Tensor, axes: Tensor) -> Tensor:
+    for axis in sorted(axes.tolist()):
+        x = x.unsqueeze(axis)
+    return x
+
+
+TYPES = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
 OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "Abs": lambda _, x: x.abs(),
     "Add": lambda _, a, b: a + b,
-    "Cast": lambda _, x: x.float(),
-    "Clip": lambda _, x, low, high: torch.clamp(x, low, high),
+    "Cast": lambda attributes, x: x.to(TYPES[attributes["to"]]),
+    "Clip": _clip,
     "Div": lambda _, a, b: a / b,
+    "Gather": lambda attributes, x, index: x.select(attributes.get("axis", 0), int(index)),
+    "GatherElements": lambda attributes, x, index: x.gather(attributes.get("axis", 0), index),
+    "Greater": lambda _, a, b: a > b,
+    "MatMul": lambda _, a, b: a @ b,
+    "Max": lambda _, a, b: torch.maximum(a, b),
+    "Min": lambda _, a, b: torch.minimum(a, b),
     "Mul": lambda _, a, b: a * b,
+    "ReduceMax": lambda attributes, x, axes: x.amax(axes.tolist(), bool(attributes.get("keepdims", 1))),
+    "ReduceSum": lambda attributes, x, axes: x.sum(axes.tolist(), bool(attributes.get("keepdims", 1))),
     "Relu": lambda _, x: torch.relu(x),
+    "Reshape": lambda _, x, shape: x.reshape(shape.tolist()),
     "Resize": _resize,
+    "Slice": _slice,
     "Sub": lambda _, a, b: a - b,
     "Transpose": lambda attributes, x: x.permute(*attributes["perm"]),
+    "Unsqueeze": _unsqueeze,
 }
 """All but those with weights; attributes first, then the inputs."""

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtkd_edge.lab import importance, merge, normalise, prune
+from mtkd_edge.lab import importance, letterbox, merge, normalise, prune
 from mtkd_edge.lab import student as students
 from mtkd_edge.lab.distil import distil
 from mtkd_edge.lab.export import feature_names, run_torch
@@ -62,11 +62,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Frames uint8 [N, H, W, 3] of the two sides that training may see, and of generic pictures if there are any."""
+    """Frames uint8 [N, H, W, 3] of the two sides that training may see, and of generic pictures if there are any.
+
+    `boxed`: they are letterboxed.
+    """
 
     train: Frames
     tune: Frames
     generic: Frames | None = None
+    boxed: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def train(
     device: torch.device, folder: Path, progress: Progress, teaching: Teaching = Teaching(),
 ) -> Trained:  # fmt: skip
     """The whole method. `folder` keeps the student's state, so that a stopped run continues."""
-    mix = Mix(teachers).to(device).eval()
+    mix = Mix(teachers, boxed=inputs.boxed).to(device).eval()
     few = inputs.train[:: max(1, len(inputs.train) // ALIGNED_ON)]
     mix.fit(_counted(few, batch, device, progress, "aligning the teachers"))
     blocks = _cache(mix, inputs.train, batch, device, progress)
@@ -119,7 +123,7 @@ def train(
     def draw_small(step: int) -> tuple[Tensor, Tensor]:
         rows = chosen(step)
         # a quarter of the positions tells the teachers apart as well, in a quarter of the time
-        small = nn.functional.avg_pool2d(pixels_of(inputs.train[rows], device), 2 * GRID_STRIDE)
+        small = _small(pixels_of(inputs.train[rows], device), inputs.boxed)
         return nn.functional.avg_pool2d(blocks[rows].to(device).float(), 2), small
 
     histories: dict[str, History] = {}
@@ -137,7 +141,7 @@ def train(
         return pixels_of(inputs.train[rows], device), mixed.blocks[rows].to(device).float()
 
     torch.manual_seed(seed)
-    net = students.create(student, mixed.mix.channels).to(device)
+    net = students.create(student, mixed.mix.channels, inputs.boxed).to(device)
     histories["student"] = distil(net, draw, mixed.factors, steps, folder, progress)
     autoencoders = _autoencoders(mixed.weighted, _grid(blocks))
     both = MapFeatures(mixed.mix, net, list(autoencoders.values()), mixed.factors).to(device).eval()
@@ -175,7 +179,7 @@ def _merged(
     generic = inputs.train[:0] if inputs.generic is None else inputs.generic
     lessons = merge.lessons(many.mix, many.factors, many.blocks, inputs.train, generic, batch, seed, progress)
     edge = merge.beginning(many.teachers, lessons[0].target.shape[1], [t.name for t in many.teachers], seed)
-    mix, history = merge.taught(edge, lessons, merge.STEPS, batch, seed, device, folder, progress)
+    mix, history = merge.taught(edge, lessons, merge.STEPS, batch, seed, device, folder, progress, inputs.boxed)
     blocks = _cache(mix, inputs.train, batch, device, progress)
     return Mixed(mix, torch.ones(mix.channels, device=device), blocks, (edge,), ((1.0,),)), history
 
@@ -189,6 +193,13 @@ def _autoencoders(batches: Batches, grid: tuple[int, int]) -> dict[str, Position
         found[f"window {window}"] = net = PositionAutoencoder(project, grid, code_size(window**2 * seen.photos))
         net.fit(seen, window)
     return found
+
+
+def _small(pixels: Tensor, boxed: bool) -> Tensor:
+    """Pixels [N, 3, H, W] -> [N, 3, H/16, W/16], of the photos where frames are letterboxed."""
+    if boxed:
+        return nn.functional.avg_pool2d(letterbox.onto_photo(nn.functional.avg_pool2d(pixels, 8), pixels), 2)
+    return nn.functional.avg_pool2d(pixels, 2 * GRID_STRIDE)
 
 
 def _grid(blocks: Tensor) -> tuple[int, int]:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtkd_edge.lab import letterbox
 from mtkd_edge.lab.distil import distil
 from mtkd_edge.lab.graph import nchw
 from mtkd_edge.lab.mix import Mix, blur, resize
@@ -81,15 +82,16 @@ class EdgeTeacher(Teacher):
 class EdgeMix(nn.Module):
     """In the place of `Mix`: pixels [N, 3, H, W] in 0..255 -> [N, C, H/8, W/8]. Nothing is left to align or weigh."""
 
-    def __init__(self, teacher: EdgeTeacher) -> None:
+    def __init__(self, teacher: EdgeTeacher, boxed: bool = False) -> None:
         super().__init__()
+        self.boxed = boxed
         self.teachers = nn.ModuleList([teacher])
         self.channels = teacher.channels[0]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The edge teacher's one map."""
-        out: Tensor = self.teachers[0](pixels)[0]
-        return out
+        out: Tensor = self.teachers[0](letterbox.filled(pixels) if self.boxed else pixels)[0]
+        return letterbox.onto_photo(out, pixels) if self.boxed else out
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,15 +161,19 @@ def lessons(
 
 
 @torch.no_grad()
-def fit_linear(teacher: EdgeTeacher, lessons: Sequence[Lesson], batch: int, device: torch.device) -> None:
+def fit_linear(mix: EdgeMix, lessons: Sequence[Lesson], batch: int, device: torch.device) -> None:
     """The head's linear part by least squares: what the cheapest teacher knows already is known from the start."""
+    teacher = mix.teachers[0]
+    assert isinstance(teacher, EdgeTeacher)
     head, trunk = teacher.trunk.head, teacher.trunk.trunk
     assert isinstance(head, Head) and isinstance(trunk, nn.Module)
     gram = moment = torch.zeros((), dtype=torch.float64)
     for lesson in lessons:
         for frames, target in _batches(lesson, batch, device):
-            eighth, sixteenth = trunk((frames - teacher.mean) / teacher.std)
+            seen = letterbox.filled(frames) if mix.boxed else frames
+            eighth, sixteenth = trunk((seen - teacher.mean) / teacher.std)
             taps = torch.cat([blur(eighth), resize(blur(sixteenth), (eighth.shape[2], eighth.shape[3]))], 1)
+            taps = letterbox.onto_photo(taps, frames) if mix.boxed else taps
             rows = nn.functional.pad(taps.permute(0, 2, 3, 1).flatten(0, 2), (0, 1), value=1.0)
             wanted = target.permute(0, 2, 3, 1).flatten(0, 2)
             share = 1 / (len(lesson.frames) * float(target.square().mean().clamp_min(1)))
@@ -198,11 +204,11 @@ def relative(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def taught(
     teacher: EdgeTeacher, lessons: Sequence[Lesson], steps: int, batch: int, seed: int, device: torch.device,
-    folder: Path, progress: Progress,
+    folder: Path, progress: Progress, boxed: bool = False,
 ) -> tuple[EdgeMix, list[dict[str, float]]]:  # fmt: skip
     """The edge teacher after so many steps, each with frames of every lesson; its history. Resumes as `distil` does."""
-    net = EdgeMix(teacher).to(device)
-    fit_linear(teacher, lessons, batch, device)
+    net = EdgeMix(teacher, boxed).to(device)
+    fit_linear(net, lessons, batch, device)
     energy = lessons[0].target.float().square().mean((0, 2, 3))
     factors = energy.clamp_min(1e-3 * float(energy.mean())).rsqrt().to(device)
 

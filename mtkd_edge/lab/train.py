@@ -23,6 +23,7 @@ from mtkd_edge.files import UNREADABLE
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import export, map_method, paper_method, plots, teachers
 from mtkd_edge.lab.config import REVISION, TrainConfig
+from mtkd_edge.lab.framing import frame_spec
 from mtkd_edge.lab.map_method import Frames, Inputs, Teaching, Trained
 from mtkd_edge.lab.photos import load_frames
 from mtkd_edge.lab.teachers import Teacher
@@ -67,7 +68,8 @@ def _train(run: Path, config: TrainConfig, progress: Progress) -> Path:
     device = torch.device(pick_device(config.device))
     generic = generic_frames(Path(config.generic), frame, progress) if config.generic else None
     _same_inputs(run / INPUTS, inputs_of(config, generic), config.resume)
-    trained = _method(config, Inputs(sides[0], sides[1], generic), device, run / CHECKPOINT, progress)
+    inputs = Inputs(sides[0], sides[1], generic, frame.fit == "letterbox")
+    trained = _method(config, inputs, device, run / CHECKPOINT, progress)
     held_out = sides[2]
     manifest, limit = _bundle(run, config, listing, frame, trained, held_out)
     plots.save(run / "plots", trained.histories, list(trained.asked))
@@ -115,11 +117,6 @@ def generic_frames(folder: Path, frame: FrameSpec, progress: Progress) -> Frames
     # the white of the good parts says nothing about other pictures
     plain = msgspec.structs.replace(frame, white=65535)
     return load_frames([folder / name for name in names], plain, progress, "reading generic pictures")
-
-
-def frame_spec(config: TrainConfig, listing: Dataset) -> FrameSpec:
-    """How this run turns photos into frames."""
-    return FrameSpec(config.size, config.size, config.fit, listing.white)
 
 
 def pick_device(asked: str) -> str:

@@ -65,7 +65,8 @@ class Focus:
     """A focus, ready for the maps of one engine. Raises UsageError where it leaves nothing, DataError for the mask."""
 
     def __init__(self, wanted: FocusSpec, frame: FrameSpec, scoring: ScoreSpec) -> None:
-        self._wanted, self._frame, self._scoring = wanted, frame, scoring
+        self._wanted, self._scoring = wanted, scoring
+        self._frame = FrameSpec(frame.height, frame.width)  # a map is of the photo, however that lies in its frame
         self._picture = frames.to_8bit(frames.read(Path(wanted.mask)), frame.white)[:, :, 0] if wanted.mask else None
         self._cells: dict[tuple[int, int, int, int], NDArray[np.bool_]] = {}
         if not self.cells((frame.height, frame.width), (scoring.height, scoring.width)).any():

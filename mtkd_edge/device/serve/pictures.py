@@ -39,7 +39,7 @@ def draw(
     small = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA) if scale < 1 else photo
     picture = to_8bit(small, spec.white)  # type: ignore[arg-type]  # cv2's types lose that of the photo
     if values is not None and np.isfinite(values).all():
-        picture = blend(picture, scaled_heat(map_to_photo(values, height, width, spec), level.map))
+        picture = blend(picture, scaled_heat(map_to_photo(values, height, width), level.map))
     picture = np.ascontiguousarray(picture[:, :, ::-1])
     for region in regions:
         left, top, across, down = (round(side * scale) for side in region.box)
