@@ -54,8 +54,8 @@ def test_a_map_is_cut_to_the_photo_and_enlarged(height: int, width: int, stride:
     wanted = torch.nn.functional.interpolate(maps[:, :, rows, columns], (16, 16), mode="bilinear")
     torch.testing.assert_close(letterbox.onto_photo(maps, pixels), wanted, atol=1e-5, rtol=0)
     inside = torch.zeros(128 // stride, 128 // stride, dtype=torch.bool)
-    inside[rows.start * 8 // stride : columns.stop and rows.stop * 8 // stride,
-           columns.start * 8 // stride : columns.stop * 8 // stride] = True  # fmt: skip
+    whole = [slice(s.start // stride, s.stop // stride) for s in place]
+    inside[whole[0], whole[1]] = True
     cells = torch.zeros(1, 1, 128 // stride, 128 // stride)
     assert torch.equal(letterbox.photo_cells(pixels, cells)[0], inside)
 

@@ -35,31 +35,45 @@ SIZE, GRID = 64, (8, 8)
 FRAMES = np.concatenate([tiny.normal_frames(2, SIZE, seed=9), tiny.with_defects(tiny.normal_frames(2, SIZE, seed=10))])
 
 
-def features() -> MapFeatures:
+def boxed(frames: np.ndarray) -> np.ndarray:
+    """The same pictures at half their width, or half their height, in the middle of a frame with margins."""
+    found = np.zeros_like(frames)
+    found[::2, :, 16:48] = np.maximum(frames[::2, :, ::2], 1)
+    found[1::2, 16:48] = np.maximum(frames[1::2, ::2], 1)
+    return found
+
+
+def features(letterbox: bool) -> MapFeatures:
     """Two teachers that ship with the package, an untrained student, and an autoencoder fitted on sixteen frames."""
     torch.manual_seed(0)
-    mix = Mix([teachers.load("offline-res"), teachers.load("offline-depthwise")]).eval()
-    pixels = torch.from_numpy(tiny.normal_frames(16, SIZE)).permute(0, 3, 1, 2).float()
+    mix = Mix([teachers.load("offline-res"), teachers.load("offline-depthwise")], boxed=letterbox).eval()
+    frames = tiny.normal_frames(16, SIZE)
+    pixels = torch.from_numpy(boxed(frames) if letterbox else frames).permute(0, 3, 1, 2).float()
     mix.fit([pixels])
     with torch.no_grad():
         blocks = mix(pixels)
     project = projection(lambda: iter([blocks]))
     autoencoder = PositionAutoencoder(project, GRID, CODE)
     autoencoder.fit(Moments(projected(project, lambda: iter([blocks]))), 3)
-    return MapFeatures(mix, student.create("small", mix.channels), [autoencoder], torch.ones(mix.channels)).eval()
+    net = student.create("small", mix.channels, letterbox)
+    return MapFeatures(mix, net, [autoencoder], torch.ones(mix.channels)).eval()
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["squash", "letterbox"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """features.onnx and head.onnx, exported and so proved equal to torch; int8.onnx and half.onnx of the same."""
     folder = tmp_path_factory.mktemp("made")
-    net = features()
+    letterbox = request.param == "letterbox"
+    net = features(letterbox)
     levels = (
         Level("deviation", "distance", net.mix.channels, *GRID, 0.5),
         Level("reconstruction", "distance", net.autoencoders[0].channels, *GRID, 0.5),
     )
-    export.write_graphs(folder, net, ScoreSpec(levels, 16, 16, 1.0, 0.02), FrameSpec(SIZE, SIZE), FRAMES)
-    source, normals = folder / bundle.FEATURES, tiny.normal_frames(8, SIZE, seed=3)
+    shown, normals = FRAMES, tiny.normal_frames(8, SIZE, seed=3)
+    if letterbox:
+        shown, normals = boxed(shown), boxed(normals)
+    export.write_graphs(folder, net, ScoreSpec(levels, 16, 16, 1.0, 0.02), FrameSpec(SIZE, SIZE), shown)
+    source = folder / bundle.FEATURES
     found = calibrate.calibrate(source, normals, {str(i): "0" for i in range(len(normals))})
     quantise(source, folder / "int8.onnx", found, exclude=sensitive(onnx.load(source)))
     halve(source, folder / "half.onnx")
@@ -74,12 +88,23 @@ def test_the_pixels_are_cast_before_anything_else_reads_them(made: Path) -> None
 
 def test_openvino_computes_what_onnx_runtime_does(made: Path) -> None:
     names = [f"{side}_{level}" for side in ("student", "reference") for level in ("deviation", "reconstruction")]
-    wanted = export.run_onnx(made / bundle.FEATURES, {"frames": FRAMES}, names)
-    with OpenvinoEngine(made / bundle.FEATURES, made / bundle.HEAD, batch=len(FRAMES)) as engine:
-        found = engine.features(FRAMES)
+    with np.load(made / bundle.GOLDEN) as golden:
+        frames = golden["frames"]
+    wanted = export.run_onnx(made / bundle.FEATURES, {"frames": frames}, names)
+    with OpenvinoEngine(made / bundle.FEATURES, made / bundle.HEAD, batch=len(frames)) as engine:
+        found = engine.features(frames)
     for name in names:
         assert np.isfinite(found[name]).all()
         np.testing.assert_allclose(found[name], wanted[name], atol=2e-3 * np.abs(wanted[name]).max())
+
+
+def test_half_precision_keeps_a_letterboxes_places(made: Path) -> None:
+    """Numbers of pixels go beyond what FP16 can hold, so they are not computed in it."""
+    with np.load(made / bundle.GOLDEN) as golden:
+        frames = golden["frames"]
+    wanted = export.run_onnx(made / bundle.FEATURES, {"frames": frames}, ["reference_deviation"])["reference_deviation"]
+    found = export.run_onnx(made / "half.onnx", {"frames": frames}, ["reference_deviation"])["reference_deviation"]
+    np.testing.assert_allclose(found, wanted, atol=2e-2 * np.abs(wanted).max())
 
 
 def test_the_other_order_is_refused_by_our_linter_and_by_nvidias_parser(tmp_path: Path) -> None:

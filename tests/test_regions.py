@@ -1,4 +1,4 @@
-"""Regions lie where the map is above the threshold, in pixels of the photo, whatever the photo's size and the fit."""
+"""Regions lie where the map is above the threshold, in pixels of the photo, whatever the photo's size."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How good an engine is on photos with labels. The only file of the device side that looks at labels.
 
-Image figures come from raw scores. Pixel figures are taken on the frame's own grid (256 x 256 for a frame of that size,
-without the borders of a letterbox): a map knows no more than that, and 10^8 pixels would be ranked for the same answer.
+Image figures come from raw scores. Pixel figures are taken on as many pixels as a frame has (256 x 256), all of the
+photo: a map knows no more than that, 10^8 pixels would be ranked for the same answer, and every photo counts alike.
 A mask is brought there by area: a cell is defective where at least half of it is, and the smallest region keeps at
 least the cell it covers most. Left out, and named: photos that cannot be read or scored, and, of the pixel figures
 only, defective photos without a mask (their defect would count as good).
