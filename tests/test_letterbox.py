@@ -17,12 +17,13 @@ from mtkd_edge.dataset import Dataset, Photo
 from mtkd_edge.device.engines.openvino import OpenvinoEngine
 from mtkd_edge.errors import UsageError
 from mtkd_edge.frames import FrameSpec
-from mtkd_edge.lab import framing, letterbox, teachers
+from mtkd_edge.lab import framing, letterbox, merge, teachers
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.fake_quant import FakeQuantStudent
 from mtkd_edge.lab.map_method import pixels_of
 from mtkd_edge.lab.mix import Mix
 from mtkd_edge.lab.train import train
+from mtkd_edge.progress import silent
 from mtkd_edge.synthetic import paste_defect
 
 BOX = FrameSpec(128, 128, "letterbox")
@@ -140,6 +141,23 @@ def test_alignment_is_that_of_the_photo_and_of_no_margin() -> None:
     mix.taps = spoilt  # type: ignore[method-assign]
     mix.fit([pixels])
     assert all(torch.equal(conv.weight, old) for conv, old in zip(mix.align, known, strict=True))
+
+
+def test_one_teacher_for_all_learns_of_the_photo_as_well() -> None:
+    """What the cheapest teacher knows is known from the start, which holds only where both look at the same places."""
+    mix = Mix([teachers.load("offline-depthwise")], boxed=True).eval()
+    shown = np.stack([boxed(*shape, seed=n)[0] for n, shape in enumerate([(200, 100), (100, 200), (90, 90)] * 3)])
+    pixels = pixels_of(shown, CPU)
+    mix.fit([pixels])
+    with torch.no_grad():
+        blocks = mix(pixels).half()
+    lessons = merge.lessons(mix, torch.ones(mix.channels), blocks, shown, shown[:0], 4, 0, silent)
+    edge = merge.EdgeMix(merge.beginning([mix.teachers[0]], lessons[0].target.shape[1], ["it"], 0), boxed=True)
+    merge.fit_linear(edge, lessons, 4, CPU)
+    with torch.no_grad():
+        said = edge(pixels)
+    target = lessons[0].target.float()
+    assert float((said - target).square().mean() / target.square().mean()) < 1e-5
 
 
 @pytest.fixture(scope="module")
