@@ -173,14 +173,6 @@ def _clip(_: Attributes, x: Tensor, low: Tensor, high: Tensor | None = None) -> 
     return torch.clamp(x, low, high)
 
 
-def _slice(_: Attributes, x: Tensor, *rest: Tensor) -> Tensor:
-    for start, stop, axis, step in zip(*(each.tolist() for each in rest), strict=True):
-        whole = [slice(None)] * x.ndim
-        whole[axis] = slice(start, stop, step)
-        x = x[tuple(whole)]
-    return x
-
-
 def _unsqueeze(_: Attributes, x: Tensor, axes: Tensor) -> Tensor:
     for axis in sorted(axes.tolist()):
         x = x.unsqueeze(axis)
@@ -206,7 +198,6 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Relu": lambda _, x: torch.relu(x),
     "Reshape": lambda _, x, shape: x.reshape(shape.tolist()),
     "Resize": _resize,
-    "Slice": _slice,
     "Sub": lambda _, a, b: a - b,
     "Transpose": lambda attributes, x: x.permute(*attributes["perm"]),
     "Unsqueeze": _unsqueeze,

@@ -198,7 +198,8 @@ def _autoencoders(batches: Batches, grid: tuple[int, int]) -> dict[str, Position
 def _small(pixels: Tensor, boxed: bool) -> Tensor:
     """Pixels [N, 3, H, W] -> [N, 3, H/16, W/16], of the photos where frames are letterboxed."""
     if boxed:
-        return nn.functional.avg_pool2d(letterbox.onto_photo(nn.functional.avg_pool2d(pixels, 8), pixels), 2)
+        cells = nn.functional.avg_pool2d(pixels, GRID_STRIDE)
+        return nn.functional.avg_pool2d(letterbox.onto_photo(cells, pixels), 2)
     return nn.functional.avg_pool2d(pixels, 2 * GRID_STRIDE)
 
 

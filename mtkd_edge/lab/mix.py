@@ -22,12 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mtkd_edge.frames import CELL
 from mtkd_edge.lab import letterbox
 from mtkd_edge.lab.teachers import STRIDES, Teacher
 
 CHANNELS = 48
 """Principal directions kept of each tap: 48 hold most of the energy of maps of 32 to 512 channels."""
-GRID_STRIDE = 8
+GRID_STRIDE = CELL
 
 
 @dataclass(frozen=True)
