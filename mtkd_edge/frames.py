@@ -29,6 +29,7 @@ WHITES = (255, 1023, 4095, 16383, 65535)
 
 CELL = 8
 """Pixels of a frame to a position of the finest map that is compared."""
+
 MAX_BYTES = 6 * MAX_PIXELS + (1 << 20)
 """Of a file: the largest photo, 16 bits a channel, not compressed at all."""
 

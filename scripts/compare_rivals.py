@@ -143,7 +143,7 @@ def judged(name: str, photos: Photos, answers: Path) -> Evaluation:
     test, shape = photos.listing.test, (photos.frame.height, photos.frame.width)
     if maps.shape != (len(test), *shape) or scores.shape != (len(test),):
         raise ValueError(f"{name}: maps of {len(test)} photos of {shape} wanted, got {maps.shape} and {scores.shape}")
-    seen = [Seen(photo, float(score), values, shape) for photo, score, values in zip(test, scores, maps, strict=True)]
+    seen = [Seen(photo, float(score), values) for photo, score, values in zip(test, scores, maps, strict=True)]
     return evaluate.figures(name, 0.0, photos.listing, photos.frame, seen, [])
 
 

@@ -104,8 +104,9 @@ def figures(
     kinds, scores = [one.photo.kind for one in seen], [one.score for one in seen]
     defective = np.array([kind != GOOD for kind in kinds], np.bool_)
     usable = [one for one in seen if one.photo.kind == GOOD or _has_defect(dataset, one.photo)]
-    masks = Lazy(lambda n: _mask(dataset, usable[n]), len(usable))
-    maps = Lazy(lambda n: map_to_photo(usable[n].values, *usable[n].grid), len(usable))
+    grid = spec.height, spec.width
+    masks = Lazy(lambda n: _mask(dataset, usable[n].photo, grid), len(usable))
+    maps = Lazy(lambda n: map_to_photo(usable[n].values, *grid), len(usable))
     pixel_auroc, aupro = metrics.pixel_figures(masks, maps)
     best = metrics.f1_max(defective, scores)
     false_alarms = metrics.false_alarm_rate(defective, scores, level)
@@ -163,12 +164,11 @@ def text(evaluation: Evaluation) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A test photo with its score, its map [h, w], and the (height, width) on which that is compared with the mask."""
+    """A test photo with its score and its map [h, w]."""
 
     photo: TestPhoto
     score: float
     values: NDArray[np.float32]
-    grid: tuple[int, int]
 
 
 def _scored(engine: Engine, spec: FrameSpec, dataset: Dataset) -> Iterator[Seen | Problem]:
@@ -186,7 +186,7 @@ def _scored(engine: Engine, spec: FrameSpec, dataset: Dataset) -> Iterator[Seen 
                 continue
             score, values = next(results)
             if np.isfinite(score) and not np.isnan(values).any():
-                yield Seen(photo, float(score), values, (spec.height, spec.width))
+                yield Seen(photo, float(score), values)
             else:
                 yield Problem(photo.path, NOT_FINITE)
 
@@ -195,10 +195,10 @@ def _has_defect(dataset: Dataset, photo: TestPhoto) -> bool:
     return photo.mask is not None and bool(read_mask(Path(dataset.root, photo.mask)).any())
 
 
-def _mask(dataset: Dataset, one: Seen) -> NDArray[np.bool_]:
-    if one.photo.mask is None:
-        return np.zeros(one.grid, np.bool_)
-    return shrink(read_mask(Path(dataset.root, one.photo.mask)), one.grid)
+def _mask(dataset: Dataset, photo: TestPhoto, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    if photo.mask is None:
+        return np.zeros(grid, np.bool_)
+    return shrink(read_mask(Path(dataset.root, photo.mask)), grid)
 
 
 def shrink(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]:
