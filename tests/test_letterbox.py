@@ -20,6 +20,7 @@ from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import framing, letterbox, merge, teachers
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.fake_quant import FakeQuantStudent
+from mtkd_edge.lab.letterbox import View
 from mtkd_edge.lab.map_method import pixels_of
 from mtkd_edge.lab.mix import Mix
 from mtkd_edge.lab.train import train
@@ -27,6 +28,7 @@ from mtkd_edge.progress import silent
 from mtkd_edge.synthetic import paste_defect
 
 BOX = FrameSpec(128, 128, "letterbox")
+GRID = (16, 16)
 CPU = torch.device("cpu")
 sides = st.integers(20, 400)
 
@@ -47,13 +49,13 @@ def test_margins_repeat_the_photos_edge(height: int, width: int) -> None:
     assert np.array_equal(letterbox.filled(pixels)[0].permute(1, 2, 0).numpy(), wanted)
 
 
-@given(sides, sides, st.sampled_from([8, 16]))
-def test_a_map_is_cut_to_the_photo_and_enlarged(height: int, width: int, stride: int) -> None:
+@given(sides, sides, st.sampled_from([8, 16]), st.sampled_from([(16, 16), (12, 12), (20, 24)]))
+def test_a_map_is_cut_to_the_photo_and_resized(height: int, width: int, stride: int, grid: tuple[int, int]) -> None:
     _, pixels, place = boxed(height, width)
     maps = torch.randn(1, 5, 128 // 8, 128 // 8, generator=torch.manual_seed(0))
     rows, columns = (slice(s.start // 8, s.stop // 8) for s in place)
-    wanted = torch.nn.functional.interpolate(maps[:, :, rows, columns], (16, 16), mode="bilinear")
-    torch.testing.assert_close(letterbox.onto_photo(maps, pixels), wanted, atol=1e-5, rtol=0)
+    wanted = torch.nn.functional.interpolate(maps[:, :, rows, columns], grid, mode="bilinear")
+    torch.testing.assert_close(letterbox.onto_photo(maps, pixels, grid), wanted, atol=1e-5, rtol=0)
     inside = torch.zeros(128 // stride, 128 // stride, dtype=torch.bool)
     whole = [slice(s.start // stride, s.stop // stride) for s in place]
     inside[whole[0], whole[1]] = True
@@ -65,7 +67,7 @@ def test_a_frame_that_is_all_photo_keeps_its_pixels_and_maps() -> None:
     _, pixels, _ = boxed(200, 200)
     maps = torch.randn(1, 5, 16, 16)
     assert torch.equal(letterbox.filled(pixels), pixels)
-    torch.testing.assert_close(letterbox.onto_photo(maps, pixels), maps)
+    torch.testing.assert_close(letterbox.onto_photo(maps, pixels, GRID), maps)
 
 
 def test_black_inside_of_a_photo_is_no_margin_and_a_black_frame_makes_no_nan() -> None:
@@ -73,14 +75,14 @@ def test_black_inside_of_a_photo_is_no_margin_and_a_black_frame_makes_no_nan() -
     pixels[:, :, rows.start + 20 : rows.start + 40, columns.start : columns.stop - 8] = 0
     inside = letterbox.filled(pixels)[:, :, rows, columns]
     assert torch.equal(inside, pixels[:, :, rows, columns])
-    assert torch.isfinite(letterbox.onto_photo(torch.randn(1, 3, 16, 16), torch.zeros(1, 3, 128, 128))).all()
+    assert torch.isfinite(letterbox.onto_photo(torch.randn(1, 3, 16, 16), torch.zeros(1, 3, 128, 128), GRID)).all()
 
 
 def test_frames_of_one_batch_may_differ_in_shape() -> None:
     pixels = torch.cat([boxed(200, 100)[1], boxed(100, 200)[1]])
     maps = torch.randn(2, 5, 16, 16)
-    alone = torch.cat([letterbox.onto_photo(maps[i : i + 1], pixels[i : i + 1]) for i in range(2)])
-    torch.testing.assert_close(letterbox.onto_photo(maps, pixels), alone)
+    alone = torch.cat([letterbox.onto_photo(maps[i : i + 1], pixels[i : i + 1], GRID) for i in range(2)])
+    torch.testing.assert_close(letterbox.onto_photo(maps, pixels, GRID), alone)
 
 
 @given(sides, sides, st.integers(0, 2**32 - 1))
@@ -124,7 +126,7 @@ def test_the_published_method_is_not_letterboxed() -> None:
 
 def test_alignment_is_that_of_the_photo_and_of_no_margin() -> None:
     """Whatever lies in the margins of a map has no part in its statistics."""
-    mix = Mix([teachers.load("offline-plain")], boxed=True).eval()
+    mix = Mix([teachers.load("offline-plain")], view=View(GRID)).eval()
     _, pixels, _ = boxed(200, 100)
     mix.fit([pixels])
     known = [conv.weight.clone() for conv in mix.align]
@@ -145,14 +147,14 @@ def test_alignment_is_that_of_the_photo_and_of_no_margin() -> None:
 
 def test_one_teacher_for_all_learns_of_the_photo_as_well() -> None:
     """What the cheapest teacher knows is known from the start, which holds only where both look at the same places."""
-    mix = Mix([teachers.load("offline-depthwise")], boxed=True).eval()
+    mix = Mix([teachers.load("offline-depthwise")], view=View(GRID)).eval()
     shown = np.stack([boxed(*shape, seed=n)[0] for n, shape in enumerate([(200, 100), (100, 200), (90, 90)] * 3)])
     pixels = pixels_of(shown, CPU)
     mix.fit([pixels])
     with torch.no_grad():
         blocks = mix(pixels).half()
     lessons = merge.lessons(mix, torch.ones(mix.channels), blocks, shown, shown[:0], 4, 0, silent)
-    edge = merge.EdgeMix(merge.beginning([mix.teachers[0]], lessons[0].target.shape[1], ["it"], 0), boxed=True)
+    edge = merge.EdgeMix(merge.beginning([mix.teachers[0]], lessons[0].target.shape[1], ["it"], 0), View(GRID))
     merge.fit_linear(edge, lessons, 4, CPU)
     with torch.no_grad():
         said = edge(pixels)
@@ -177,6 +179,7 @@ def test_a_defect_is_found_where_it_is_in_a_photo_of_any_shape(run: Path) -> Non
     """The same place of a wide, a high and a square part, far from the middle: the map has its peak there."""
     model = bundle.load_bundle(run / "bundle")
     assert model.frame == FrameSpec(128, 128, "letterbox")
+    assert {(level.height, level.width) for level in model.score.levels} == {(12, 12)}  # as in a squashed frame of 96
     with OpenvinoEngine(run / "bundle" / bundle.FEATURES, run / "bundle" / bundle.HEAD, name="it") as engine:
         for height, width in ((128, 128), (128, 64), (64, 128)):
             photo = cv2.resize(line.part(99, size=128), (width, height))

@@ -24,6 +24,7 @@ from mtkd_edge.lab import calibrate, explain, export, student, teachers
 from mtkd_edge.lab.check_qdq import check_qdq
 from mtkd_edge.lab.graph import MapFeatures
 from mtkd_edge.lab.half import halve
+from mtkd_edge.lab.letterbox import View
 from mtkd_edge.lab.mix import Mix
 from mtkd_edge.lab.placement import sensitive
 from mtkd_edge.lab.projection import projected, projection
@@ -31,7 +32,8 @@ from mtkd_edge.lab.quantise import quantise
 from mtkd_edge.lab.subspace import CODE, Moments, PositionAutoencoder
 from mtkd_edge.score import Level, ScoreSpec
 
-SIZE, GRID = 64, (8, 8)
+SIZE = 64
+WHOLE, BOXED = View(), View((6, 6))  # a letterbox whose photos have a grid of their own
 FRAMES = np.concatenate([tiny.normal_frames(2, SIZE, seed=9), tiny.with_defects(tiny.normal_frames(2, SIZE, seed=10))])
 
 
@@ -43,34 +45,37 @@ def boxed(frames: np.ndarray) -> np.ndarray:
     return found
 
 
-def features(letterbox: bool) -> MapFeatures:
+def features(view: View) -> MapFeatures:
     """Two teachers that ship with the package, an untrained student, and an autoencoder fitted on sixteen frames."""
     torch.manual_seed(0)
-    mix = Mix([teachers.load("offline-res"), teachers.load("offline-depthwise")], boxed=letterbox).eval()
+    mix = Mix([teachers.load("offline-res"), teachers.load("offline-depthwise")], view=view).eval()
     frames = tiny.normal_frames(16, SIZE)
-    pixels = torch.from_numpy(boxed(frames) if letterbox else frames).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(boxed(frames) if view.photo else frames).permute(0, 3, 1, 2).float()
     mix.fit([pixels])
     with torch.no_grad():
         blocks = mix(pixels)
     project = projection(lambda: iter([blocks]))
-    autoencoder = PositionAutoencoder(project, GRID, CODE)
+    autoencoder = PositionAutoencoder(project, grid_of(view), CODE)
     autoencoder.fit(Moments(projected(project, lambda: iter([blocks]))), 3)
-    net = student.create("small", mix.channels, letterbox)
+    net = student.create("small", mix.channels, view)
     return MapFeatures(mix, net, [autoencoder], torch.ones(mix.channels)).eval()
 
 
-@pytest.fixture(scope="module", params=["squash", "letterbox"])
+def grid_of(view: View) -> tuple[int, int]:
+    return view.photo or (8, 8)
+
+
+@pytest.fixture(scope="module", params=[WHOLE, BOXED], ids=["squash", "letterbox"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """features.onnx and head.onnx, exported and so proved equal to torch; int8.onnx and half.onnx of the same."""
     folder = tmp_path_factory.mktemp("made")
-    letterbox = request.param == "letterbox"
-    net = features(letterbox)
+    net = features(view := request.param)
     levels = (
-        Level("deviation", "distance", net.mix.channels, *GRID, 0.5),
-        Level("reconstruction", "distance", net.autoencoders[0].channels, *GRID, 0.5),
+        Level("deviation", "distance", net.mix.channels, *grid_of(view), 0.5),
+        Level("reconstruction", "distance", net.autoencoders[0].channels, *grid_of(view), 0.5),
     )
     shown, normals = FRAMES, tiny.normal_frames(8, SIZE, seed=3)
-    if letterbox:
+    if view.photo:
         shown, normals = boxed(shown), boxed(normals)
     export.write_graphs(folder, net, ScoreSpec(levels, 16, 16, 1.0, 0.02), FrameSpec(SIZE, SIZE), shown)
     source = folder / bundle.FEATURES

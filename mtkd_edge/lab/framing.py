@@ -13,8 +13,9 @@ import math
 import numpy as np
 
 from mtkd_edge.dataset import Dataset
-from mtkd_edge.frames import FrameSpec
+from mtkd_edge.frames import CELL, FrameSpec
 from mtkd_edge.lab.config import TrainConfig
+from mtkd_edge.lab.letterbox import View
 
 ALIKE = 1.1
 """Aspect ratios within this factor of the median are one shape; so are those of a folder where a tenth is not."""
@@ -28,6 +29,11 @@ def frame_spec(config: TrainConfig, listing: Dataset) -> FrameSpec:
         fit = "letterbox" if config.method == "map" and differ(aspects) else "squash"
     side = config.size if fit == "squash" else boxed_side(config.size, aspects)
     return FrameSpec(side, side, fit, listing.white)
+
+
+def view_of(config: TrainConfig, spec: FrameSpec) -> View:
+    """How networks look at such frames. Photos have as many cells in a letterbox as in a squashed frame."""
+    return View((config.size // CELL, config.size // CELL) if spec.fit == "letterbox" else None)
 
 
 def differ(aspects: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:

@@ -1,9 +1,9 @@
-"""Where the photo lies in a letterboxed frame, and maps of the frame brought to the photo.
+"""How networks look at frames, where the photo lies in a letterboxed one, and maps of the frame brought to the photo.
 
 The frame itself says where: its margins are 0, and the darkest that a photo has there is 1 (`frames.to_frame`). So the
 graph takes nothing but frames, and finds the photo in each of them: rows and columns that hold anything are the photo.
 
-A network sees the photo's edge repeated over the margins. Its maps are then cut to the photo and enlarged to the whole
+A network sees the photo's edge repeated over the margins. Its maps are then cut to the photo and resized to one
 grid, so that a position of the grid is a place on the part, whatever the photo's shape: the autoencoder's statistics
 are those of places. That is a product with one small matrix an axis; the margins are filled by number, which takes a
 third of the time of products of that size.
@@ -11,10 +11,35 @@ third of the time of products of that size.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class View:
+    """How networks look at frames. `photo`: the grid (rows, columns) of letterboxed photos, None in whole frames."""
+
+    photo: tuple[int, int] | None = None
+
+    def seen(self, pixels: Tensor) -> Tensor:
+        """What a network is shown of frames [N, 3, H, W] in 0..255."""
+        return pixels if self.photo is None else filled(pixels)
+
+    def placed(self, maps: Tensor, pixels: Tensor) -> Tensor:
+        """Maps [N, C, h, w] of what was seen -> of the photos, [N, C, *photo]; whole frames keep theirs."""
+        return maps if self.photo is None else onto_photo(maps, pixels, self.photo)
+
+    def positions(self, maps: Tensor, pixels: Tensor) -> Tensor:
+        """Maps [N, C, h, w] -> [C, positions], without those of a margin."""
+        flat = maps.permute(1, 0, 2, 3)
+        return flat.flatten(1) if self.photo is None else flat[:, photo_cells(pixels, maps)]
+
+
+WHOLE = View()
+"""Of frames that are all photo."""
 
 
 class Span(NamedTuple):
@@ -39,13 +64,12 @@ def filled(pixels: Tensor) -> Tensor:
     return pixels.reshape(-1, 3, height * width).gather(2, numbers).reshape(-1, 3, height, width)
 
 
-def onto_photo(maps: Tensor, pixels: Tensor) -> Tensor:
-    """Maps [N, C, h, w] of the whole frames `pixels` [N, 3, H, W] -> the same size, of their photos alone.
+def onto_photo(maps: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Maps [N, C, h, w] of the whole frames `pixels` [N, 3, H, W] -> [N, C, *grid], of their photos alone.
 
-    Bilinear between the centres of the cells that the photo covers, without a look at the margins beside it. A frame
-    that is all photo keeps its maps as they are.
+    Bilinear between the centres of the cells that the photo covers, without a look at the margins beside it.
     """
-    return _sampled(maps, *(_spread(s, n) for s, n in zip(_cells(pixels, maps), maps.shape[2:], strict=True)))
+    return _sampled(maps, *(_spread(s, n) for s, n in zip(_cells(pixels, maps), grid, strict=True)))
 
 
 def photo_cells(pixels: Tensor, maps: Tensor) -> Tensor:
@@ -88,10 +112,10 @@ def _spread(span: Span, cells: int) -> Tensor:
 
 
 def _sampled(maps: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Maps [N, C, h, w] at rows `down` [N, h] and columns `across` [N, w], numbers of cells; bilinear between them."""
+    """Maps [N, C, h, w] at rows `down` [N, r] and columns `across` [N, c], numbers of cells; bilinear between them."""
 
-    def weights(source: Tensor) -> Tensor:
-        at = torch.arange(source.shape[1], dtype=source.dtype, device=source.device)
+    def weights(source: Tensor, cells: int) -> Tensor:
+        at = torch.arange(cells, dtype=source.dtype, device=source.device)
         return nn.functional.relu(1 - (source[:, None, :, None] - at).abs())
 
-    return weights(down) @ maps @ weights(across).transpose(2, 3)
+    return weights(down, maps.shape[2]) @ maps @ weights(across, maps.shape[3]).transpose(2, 3)

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtkd_edge.lab import importance, letterbox, merge, normalise, prune
+from mtkd_edge.lab import importance, merge, normalise, prune
 from mtkd_edge.lab import student as students
 from mtkd_edge.lab.distil import distil
 from mtkd_edge.lab.export import feature_names, run_torch
 from mtkd_edge.lab.graph import MapFeatures, nchw
+from mtkd_edge.lab.letterbox import WHOLE, View
 from mtkd_edge.lab.mix import GRID_STRIDE, Mix
 from mtkd_edge.lab.projection import Batches, projected, projection
 from mtkd_edge.lab.subspace import Moments, PositionAutoencoder, code_size
@@ -64,13 +65,13 @@ class Trained:
 class Inputs:
     """Frames uint8 [N, H, W, 3] of the two sides that training may see, and of generic pictures if there are any.
 
-    `boxed`: they are letterboxed.
+    `view`: how networks look at them.
     """
 
     train: Frames
     tune: Frames
     generic: Frames | None = None
-    boxed: bool = False
+    view: View = WHOLE
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def train(
     device: torch.device, folder: Path, progress: Progress, teaching: Teaching = Teaching(),
 ) -> Trained:  # fmt: skip
     """The whole method. `folder` keeps the student's state, so that a stopped run continues."""
-    mix = Mix(teachers, boxed=inputs.boxed).to(device).eval()
+    mix = Mix(teachers, view=inputs.view).to(device).eval()
     few = inputs.train[:: max(1, len(inputs.train) // ALIGNED_ON)]
     mix.fit(_counted(few, batch, device, progress, "aligning the teachers"))
     blocks = _cache(mix, inputs.train, batch, device, progress)
@@ -123,7 +124,7 @@ def train(
     def draw_small(step: int) -> tuple[Tensor, Tensor]:
         rows = chosen(step)
         # a quarter of the positions tells the teachers apart as well, in a quarter of the time
-        small = _small(pixels_of(inputs.train[rows], device), inputs.boxed)
+        small = _small(pixels_of(inputs.train[rows], device), inputs.view)
         return nn.functional.avg_pool2d(blocks[rows].to(device).float(), 2), small
 
     histories: dict[str, History] = {}
@@ -141,12 +142,12 @@ def train(
         return pixels_of(inputs.train[rows], device), mixed.blocks[rows].to(device).float()
 
     torch.manual_seed(seed)
-    net = students.create(student, mixed.mix.channels, inputs.boxed).to(device)
+    net = students.create(student, mixed.mix.channels, inputs.view).to(device)
     histories["student"] = distil(net, draw, mixed.factors, steps, folder, progress)
     autoencoders = _autoencoders(mixed.weighted, _grid(blocks))
     both = MapFeatures(mixed.mix, net, list(autoencoders.values()), mixed.factors).to(device).eval()
     channels = {"deviation": mixed.mix.channels} | {n: a.channels for n, a in autoencoders.items()}
-    choice = _choose(both, channels, inputs.tune, seed, progress)
+    choice = _choose(both, channels, _grid(blocks), inputs.tune, seed, progress)
     features = MapFeatures(mixed.mix, net, [autoencoders[choice.autoencoder]], mixed.factors).to(device).eval()
     return Trained(
         features, choice.score, mixed.teachers, mixed.importance, asked, histories, choice.tried, choice.name
@@ -179,7 +180,7 @@ def _merged(
     generic = inputs.train[:0] if inputs.generic is None else inputs.generic
     lessons = merge.lessons(many.mix, many.factors, many.blocks, inputs.train, generic, batch, seed, progress)
     edge = merge.beginning(many.teachers, lessons[0].target.shape[1], [t.name for t in many.teachers], seed)
-    mix, history = merge.taught(edge, lessons, merge.STEPS, batch, seed, device, folder, progress, inputs.boxed)
+    mix, history = merge.taught(edge, lessons, merge.STEPS, batch, seed, device, folder, progress, inputs.view)
     blocks = _cache(mix, inputs.train, batch, device, progress)
     return Mixed(mix, torch.ones(mix.channels, device=device), blocks, (edge,), ((1.0,),)), history
 
@@ -195,12 +196,9 @@ def _autoencoders(batches: Batches, grid: tuple[int, int]) -> dict[str, Position
     return found
 
 
-def _small(pixels: Tensor, boxed: bool) -> Tensor:
-    """Pixels [N, 3, H, W] -> [N, 3, H/16, W/16], of the photos where frames are letterboxed."""
-    if boxed:
-        cells = nn.functional.avg_pool2d(pixels, GRID_STRIDE)
-        return nn.functional.avg_pool2d(letterbox.onto_photo(cells, pixels), 2)
-    return nn.functional.avg_pool2d(pixels, 2 * GRID_STRIDE)
+def _small(pixels: Tensor, view: View) -> Tensor:
+    """Pixels [N, 3, H, W] -> of the photos, on a grid of half as many rows and columns as the blocks have."""
+    return nn.functional.avg_pool2d(view.placed(nn.functional.avg_pool2d(pixels, GRID_STRIDE), pixels), 2)
 
 
 def _grid(blocks: Tensor) -> tuple[int, int]:
@@ -220,12 +218,11 @@ def _cache(mix: nn.Module, frames: Frames, batch: int, device: torch.device, pro
 
 
 def _choose(
-    features: MapFeatures, channels: dict[str, int], tune: Frames, seed: int, progress: Progress
+    features: MapFeatures, channels: dict[str, int], grid: tuple[int, int], tune: Frames, seed: int, progress: Progress
 ) -> normalise.Choice:
     """Measure the student and all autoencoders on `tune` and on defects pasted there; keep what ranks them best."""
-    height, width = tune.shape[1] // GRID_STRIDE, tune.shape[2] // GRID_STRIDE
-    levels = tuple(Level(name, "distance", c, height, width, 0.5) for name, c in channels.items())
-    shape = ScoreSpec(levels, 2 * height, 2 * width, SIGMA, POOL)
+    levels = tuple(Level(name, "distance", c, *grid, 0.5) for name, c in channels.items())
+    shape = ScoreSpec(levels, 2 * grid[0], 2 * grid[1], SIGMA, POOL)
     rng = np.random.default_rng(seed)
     copies = -(-PASTED // len(tune))
     pasted = np.stack([paste_defect(frame, rng)[0] for frame in tune for _ in range(copies)])

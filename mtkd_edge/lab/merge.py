@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtkd_edge.lab import letterbox
 from mtkd_edge.lab.distil import distil
 from mtkd_edge.lab.graph import nchw
+from mtkd_edge.lab.letterbox import WHOLE, View
 from mtkd_edge.lab.mix import Mix, blur, resize
 from mtkd_edge.lab.projection import projection
 from mtkd_edge.lab.teachers import Teacher
@@ -82,16 +82,15 @@ class EdgeTeacher(Teacher):
 class EdgeMix(nn.Module):
     """In the place of `Mix`: pixels [N, 3, H, W] in 0..255 -> [N, C, H/8, W/8]. Nothing is left to align or weigh."""
 
-    def __init__(self, teacher: EdgeTeacher, boxed: bool = False) -> None:
+    def __init__(self, teacher: EdgeTeacher, view: View = WHOLE) -> None:
         super().__init__()
-        self.boxed = boxed
+        self.view = view
         self.teachers = nn.ModuleList([teacher])
         self.channels = teacher.channels[0]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The edge teacher's one map."""
-        out: Tensor = self.teachers[0](letterbox.filled(pixels) if self.boxed else pixels)[0]
-        return letterbox.onto_photo(out, pixels) if self.boxed else out
+        return self.view.placed(self.teachers[0](self.view.seen(pixels))[0], pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +169,9 @@ def fit_linear(mix: EdgeMix, lessons: Sequence[Lesson], batch: int, device: torc
     gram = moment = torch.zeros((), dtype=torch.float64)
     for lesson in lessons:
         for frames, target in _batches(lesson, batch, device):
-            seen = letterbox.filled(frames) if mix.boxed else frames
-            eighth, sixteenth = trunk((seen - teacher.mean) / teacher.std)
+            eighth, sixteenth = trunk((mix.view.seen(frames) - teacher.mean) / teacher.std)
             taps = torch.cat([blur(eighth), resize(blur(sixteenth), (eighth.shape[2], eighth.shape[3]))], 1)
-            taps = letterbox.onto_photo(taps, frames) if mix.boxed else taps
-            rows = nn.functional.pad(taps.permute(0, 2, 3, 1).flatten(0, 2), (0, 1), value=1.0)
+            rows = nn.functional.pad(mix.view.placed(taps, frames).permute(0, 2, 3, 1).flatten(0, 2), (0, 1), value=1.0)
             wanted = target.permute(0, 2, 3, 1).flatten(0, 2)
             share = 1 / (len(lesson.frames) * float(target.square().mean().clamp_min(1)))
             gram = gram + share * (rows.T @ rows).double().cpu()
@@ -204,10 +201,10 @@ def relative(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def taught(
     teacher: EdgeTeacher, lessons: Sequence[Lesson], steps: int, batch: int, seed: int, device: torch.device,
-    folder: Path, progress: Progress, boxed: bool = False,
+    folder: Path, progress: Progress, view: View = WHOLE,
 ) -> tuple[EdgeMix, list[dict[str, float]]]:  # fmt: skip
     """The edge teacher after so many steps, each with frames of every lesson; its history. Resumes as `distil` does."""
-    net = EdgeMix(teacher, boxed).to(device)
+    net = EdgeMix(teacher, view).to(device)
     fit_linear(net, lessons, batch, device)
     energy = lessons[0].target.float().square().mean((0, 2, 3))
     factors = energy.clamp_min(1e-3 * float(energy.mean())).rsqrt().to(device)

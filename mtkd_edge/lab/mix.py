@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mtkd_edge.frames import CELL
-from mtkd_edge.lab import letterbox
+from mtkd_edge.lab.letterbox import WHOLE, View
 from mtkd_edge.lab.teachers import STRIDES, Teacher
 
 CHANNELS = 48
@@ -44,12 +44,12 @@ class Block:
 class Mix(nn.Module):
     """K teachers and their alignment. Pixels [N, 3, H, W] in 0..255 -> blocks of unit energy [N, D, H/8, W/8].
 
-    `boxed`: frames are letterboxed, and the blocks are those of their photos (`letterbox.py`).
+    The blocks of letterboxed frames are those of their photos, on the grid of `view` (`letterbox.py`).
     """
 
-    def __init__(self, teachers: Sequence[Teacher], widths: Sequence[int] | None = None, boxed: bool = False) -> None:
+    def __init__(self, teachers: Sequence[Teacher], widths: Sequence[int] | None = None, view: View = WHOLE) -> None:
         super().__init__()
-        self.boxed = boxed
+        self.view = view
         self.teachers = nn.ModuleList(teachers)
         channels = [c for teacher in teachers for c in teacher.channels]
         kept = list(widths or [min(CHANNELS, c) for c in channels])
@@ -65,7 +65,7 @@ class Mix(nn.Module):
 
     def taps(self, pixels: Tensor) -> list[Tensor]:
         """The raw maps of all teachers, in block order."""
-        seen = letterbox.filled(pixels) if self.boxed else pixels
+        seen = self.view.seen(pixels)
         return [tap for teacher in self.teachers for tap in teacher(seen)]
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Mix(nn.Module):
         # blur and 1x1 convolution commute, and after the convolution there are fewer channels
         aligned = [blur(conv(tap)) for conv, tap in zip(self.align, self.taps(pixels), strict=True)]
         blocks = torch.cat([resize(block, side) for block in aligned], 1)
-        return letterbox.onto_photo(blocks, pixels) if self.boxed else blocks
+        return self.view.placed(blocks, pixels)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
@@ -84,7 +84,7 @@ class Mix(nn.Module):
         count = [0] * len(self.align)
         for pixels in batches:
             for i, tap in enumerate(self.taps(pixels)):
-                flat = self._rows(blur(tap), pixels)
+                flat = self.view.positions(blur(tap), pixels)
                 if len(sums) <= i:
                     sums.append(torch.zeros(len(flat), dtype=torch.float64, device=flat.device))
                     squares.append(torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat.device))
@@ -95,13 +95,6 @@ class Mix(nn.Module):
         for conv, total, square, n in zip(self.align, sums, squares, count, strict=True):
             mean = total / n
             set_alignment(conv, mean, square / n - mean[:, None] * mean[None])
-
-    def _rows(self, tap: Tensor, pixels: Tensor) -> Tensor:
-        """[N, C, h, w] -> [C, positions], without those of a margin."""
-        flat = tap.permute(1, 0, 2, 3)
-        if self.boxed:
-            return flat[:, letterbox.photo_cells(pixels, tap)]
-        return flat.flatten(1)
 
 
 def blur(maps: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def subset(mix: Mix, teachers: Sequence[int]) -> Mix:
     """A mix of these teachers alone: the channels of `channels_of`, number by number."""
     convs = [conv for conv, block in zip(mix.align, mix.blocks, strict=True) if block.teacher in teachers]
     left = [teacher for k, teacher in enumerate(mix.teachers) if k in teachers and isinstance(teacher, Teacher)]
-    small = Mix(left, [conv.out_channels for conv in convs], mix.boxed)
+    small = Mix(left, [conv.out_channels for conv in convs], mix.view)
     for conv, old in zip(small.align, convs, strict=True):
         conv.load_state_dict(old.state_dict())
     return small.to(convs[0].weight.device).eval()

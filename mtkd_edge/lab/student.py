@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mtkd_edge.lab import letterbox
 from mtkd_edge.lab.config import WIDTHS
+from mtkd_edge.lab.letterbox import WHOLE, View
 
 
 def _unit(inside: int, out: int, stride: int = 1) -> nn.Sequential:
@@ -16,12 +16,12 @@ class Student(nn.Module):
     """Pixels [N, 3, H, W] in 0..255 -> [N, channels, H/8, W/8]. Plain 3x3 convolutions: they quantise and fuse well.
 
     It sees stride 16 as its teachers do and comes back to stride 8, where their maps meet. Its one output convolution
-    is a head for each block of the mix. `boxed` as in `Mix`.
+    is a head for each block of the mix. `view` as in `Mix`.
     """
 
-    def __init__(self, channels: int, width: int, boxed: bool = False) -> None:
+    def __init__(self, channels: int, width: int, view: View = WHOLE) -> None:
         super().__init__()
-        self.boxed = boxed
+        self.view = view
         self.trunk = nn.Sequential(
             _unit(3, width // 4, 2),
             _unit(width // 4, width // 2, 2),
@@ -37,11 +37,9 @@ class Student(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Blocks in the mix's order, before weighting."""
-        seen = letterbox.filled(pixels) if self.boxed else pixels
-        out: Tensor = self.heads(self.trunk((seen - 127.5) / 64))
-        return letterbox.onto_photo(out, pixels) if self.boxed else out
+        return self.view.placed(self.heads(self.trunk((self.view.seen(pixels) - 127.5) / 64)), pixels)
 
 
-def create(name: str, channels: int, boxed: bool = False) -> Student:
+def create(name: str, channels: int, view: View = WHOLE) -> Student:
     """A fresh student; `name` is one of WIDTHS, which TrainConfig has checked."""
-    return Student(channels, WIDTHS[name], boxed)
+    return Student(channels, WIDTHS[name], view)

@@ -23,7 +23,7 @@ from mtkd_edge.files import UNREADABLE
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import export, map_method, paper_method, plots, teachers
 from mtkd_edge.lab.config import REVISION, TrainConfig
-from mtkd_edge.lab.framing import frame_spec
+from mtkd_edge.lab.framing import frame_spec, view_of
 from mtkd_edge.lab.map_method import Frames, Inputs, Teaching, Trained
 from mtkd_edge.lab.photos import load_frames
 from mtkd_edge.lab.teachers import Teacher
@@ -68,7 +68,7 @@ def _train(run: Path, config: TrainConfig, progress: Progress) -> Path:
     device = torch.device(pick_device(config.device))
     generic = generic_frames(Path(config.generic), frame, progress) if config.generic else None
     _same_inputs(run / INPUTS, inputs_of(config, generic), config.resume)
-    inputs = Inputs(sides[0], sides[1], generic, frame.fit == "letterbox")
+    inputs = Inputs(sides[0], sides[1], generic, view_of(config, frame))
     trained = _method(config, inputs, device, run / CHECKPOINT, progress)
     held_out = sides[2]
     manifest, limit = _bundle(run, config, listing, frame, trained, held_out)
