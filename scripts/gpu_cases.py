@@ -14,7 +14,7 @@ Arrays = list[NDArray[np.floating]]
 DEFAULT = ScoreSpec(
     (
         Level("deviation", "distance", 272, 32, 32, 0.1, (2.5,), (0.4,)),
-        Level("reconstruction", "distance", 32, 32, 32, 0.9, (0.6,), (0.1,)),
+        Level("reconstruction", "distance", 80, 32, 32, 0.9, (0.6,), (0.1,)),
     ),
     64, 64, 1.0, 0.02,
 )  # fmt: skip

@@ -44,7 +44,7 @@ BOTH: tuple[FeatureType, ...] = ("float32", "float16")
 CASES = {
     # what `train` makes of 256 pixels by default
     "default": Case(
-        ScoreSpec((level("distance", 272, 32, 32, 0.1), level("distance", 32, 32, 32, 0.9)), 64, 64, 1.0, 0.02),
+        ScoreSpec((level("distance", 272, 32, 32, 0.1), level("distance", 80, 32, 32, 0.9)), 64, 64, 1.0, 0.02),
         2, BOTH,
     ),
     # the same of a center and a scale for every position

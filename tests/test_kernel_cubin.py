@@ -24,7 +24,7 @@ from mtkd_edge.score import Level, ScoreSpec
 ARCHES = ["sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_110"]
 DEFAULT = layout.layout(
     ScoreSpec(
-        (Level("a", "distance", 272, 32, 32, 0.1, (2.5,), (0.4,)), Level("b", "distance", 32, 32, 32, 0.9)),
+        (Level("a", "distance", 272, 32, 32, 0.1, (2.5,), (0.4,)), Level("b", "distance", 80, 32, 32, 0.9)),
         64, 64, 1.0, 0.02,
     )
 )  # fmt: skip
