@@ -14,7 +14,10 @@ lies between counts in part; a code that is cut off instead knows two kinds alon
 
 What cannot be rebuilt is anomalous, and the score asks for no more than its length:
 
-    |y_p - y'_p| = |G_p y_p - G_p mu_p|,    G_p = diag(s_p / (l_p + s_p)) U_p^T
+    |y_p - y'_p| = |G_p (y_p - mu_p)| = |R_p y_p - R_p mu_p|,    G_p = diag(s_p / (l_p + s_p)) U_p^T = Q_p R_p
+
+Every position has numbers of its own, so what a frame costs is to read them; of the triangle R_p that is half, in four
+steps nearly: 16 MB for 80 channels at 1024 positions, where G_p has 26.
 
 With a window of one position it is sharpest, for parts that lie alike to the pixel; a wider one sees w^2 times as many
 samples and forgives shifts. PaDiM (arXiv:2011.08785) asks for Mahalanobis' distance, in which the directions that vary
@@ -36,8 +39,12 @@ def code_size(samples: int) -> int:
     return max(1, min(CODE, samples // SAMPLES_A_DIRECTION))
 
 
+STEPS = 4
+"""Of the triangle: more would save less than a product more costs."""
+
+
 class PositionAutoencoder(nn.Module):
-    """Weighted mix [N, D, h, w] -> G_p y_p and G_p mu_p, both [N, channels, h, w].
+    """Weighted mix [N, D, h, w] -> R_p y_p and R_p mu_p, both [N, channels, h, w].
 
     `code`: how many directions are not noise, of `channels` in all; one at least is.
     """
@@ -47,9 +54,12 @@ class PositionAutoencoder(nn.Module):
         self.project, self.grid = project, grid
         self.channels = project.out_channels
         self.code = min(code, self.channels - 1)
-        self.missed: Tensor
+        positions, step = grid[0] * grid[1], -(-self.channels // STEPS)
+        self.begins = tuple(range(0, self.channels, step))
+        for begin in self.begins:
+            left = self.channels - begin
+            self.register_buffer(f"triangle{begin}", torch.zeros(positions, left, min(step, left)))
         self.mean: Tensor
-        self.register_buffer("missed", torch.zeros(grid[0] * grid[1], self.channels, self.channels))
         self.register_buffer("mean", torch.zeros(1, self.channels, *grid))
 
     def forward(self, mix: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,10 +67,14 @@ class PositionAutoencoder(nn.Module):
         return self.compare(self.project(mix))
 
     def compare(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y [N, channels, h, w] -> G_p y_p and G_p mu_p; their difference is as long as that of y_p and y'_p."""
+        """y [N, channels, h, w] -> R_p y_p and R_p mu_p; their difference is as long as that of y_p and y'_p."""
         # channels stay last: OpenVINO computes convolutions so, and need not copy on either side of a product
         rows = y.permute(2, 3, 0, 1).reshape(self.grid[0] * self.grid[1], -1, self.channels)
-        return self._planes(rows @ self.missed), self.mean.expand(y.shape[0], -1, -1, -1)
+        return self._planes(self._turned(rows)), self.mean.expand(y.shape[0], -1, -1, -1)
+
+    def _turned(self, rows: Tensor) -> Tensor:
+        """R_p times each of [positions, N, channels]; a step of its rows needs no channel from before it."""
+        return torch.cat([rows[:, :, begin:] @ self.get_buffer(f"triangle{begin}") for begin in self.begins], 2)
 
     def _planes(self, rows: Tensor) -> Tensor:
         return rows.reshape(*self.grid, -1, self.channels).permute(2, 3, 0, 1)
@@ -74,9 +88,11 @@ class PositionAutoencoder(nn.Module):
         variances = variances.clamp_min(0)
         # never 0: where all good photos are the same, whatever differs is missed as a whole
         noise = variances[:, : self.channels - self.code].mean(1, keepdim=True).clamp_min(1e-9)
-        missed = directions * (noise / (variances + noise))[:, None]
-        self.missed.copy_(missed)
-        self.mean.copy_(self._planes(mean.double()[:, None] @ missed))
+        triangle = torch.linalg.qr((directions * (noise / (variances + noise))[:, None]).transpose(1, 2), mode="r")[1]
+        for begin in self.begins:
+            numbers = self.get_buffer(f"triangle{begin}")
+            numbers.copy_(triangle[:, begin : begin + numbers.shape[2], begin:].transpose(1, 2))
+        self.mean.copy_(self._planes((triangle @ mean.double()[:, :, None]).transpose(1, 2)))
 
 
 class Moments:
