@@ -1,4 +1,4 @@
-"""anomalib's methods beside ours: the same photos, frames, ResNet-18 weights, seeds and definitions, in one table.
+"""anomalib's methods beside ours: the same photos, ResNet-18 weights, seeds and definitions, in one table.
 
     python scripts/compare_rivals.py BOTTLE TILES --weights WEIGHTS --out measured/rivals [--seeds 0,1,2]
     python scripts/compare_rivals.py ... --predict     says what each would cost, and runs nothing
@@ -7,13 +7,14 @@
 WEIGHTS holds the folders resnet18, mobilenetv2_100 and mobilenetv1_100 in timm's hub format. anomalib lives in an
 environment of its own: --anomalib-python names one that has anomalib, onnx and onnxscript, else OUT/anomalib is made.
 
-Rivals learn from all good photos, ours from three quarters of them (it keeps the rest for its threshold). Test photos
-go to anomalib without labels or masks; all figures are by `mtkd_edge.device.evaluate` from raw scores, last step.
---max-minutes is processor time for each method and seed: the largest setting that is predicted to fit is run, and what
-needs twice as much is stopped, and named so in the table. A second run continues: a cell is one JSON file, and one
-that was stopped is tried again with a larger budget (name its method and data alone: for those that train by steps a
-budget is a setting). Where photos, weights or settings are other ones than those of the cells that are there, nothing
-is run, and what differs is named.
+Rivals get photos squashed to 256 x 256 pixels, "ours" the frames of its defaults and "ours-squashed" those of the
+rivals. Rivals learn from all good photos, ours from three quarters of them (the rest is for its threshold). Test
+photos go to anomalib without labels or masks; all figures are by `mtkd_edge.device.evaluate` from raw scores, last
+step. --max-minutes is processor time for each method and seed: the largest setting that is predicted to fit is run,
+and what needs twice as much is stopped, and named so in the table. A second run continues: a cell is one JSON file,
+and one that was stopped is tried again with a larger budget (name its method and data alone: for those that train by
+steps a budget is a setting). Where photos, weights or settings are other ones than those of the cells that are there,
+nothing is run, and what differs is named.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ BACKBONE = "resnet18"
 OURS = {
     "ours": (BACKBONE, "mobilenetv2_100", "mobilenetv1_100"),
     "ours-int8": (BACKBONE, "mobilenetv2_100", "mobilenetv1_100"),
+    "ours-squashed": (BACKBONE, "mobilenetv2_100", "mobilenetv1_100"),
     "ours-resnet18": (BACKBONE,),
 }
-METHODS = ("padim", "ours", "stfpm", "patchcore", "rd", "ours-resnet18", "ours-int8")
+METHODS = ("padim", "ours", "stfpm", "patchcore", "rd", "ours-resnet18", "ours-squashed", "ours-int8")
 GRACE = 2
 """A cell is stopped after so many times its budget: predictions are right within a factor of two."""
 
@@ -112,7 +114,8 @@ def plan(method: str, photos: Photos, setup: Setup) -> costs.Plan:
     """What would be run."""
     if method in OURS:
         precision = "INT8" if method == "ours-int8" else "FP32"
-        return costs.Plan(f"{', '.join(OURS[method])}; defaults; {precision} by OpenVINO", (), 0, 0)
+        how = "squashed" if method == "ours-squashed" else "defaults"
+        return costs.Plan(f"{', '.join(OURS[method])}; {how}; {precision} by OpenVINO", (), 0, 0)
     counts = len(photos.listing.photos), len(photos.listing.test)
     return costs.plan(method, *counts, setup.budget, setup.rate, setup.batch)
 
@@ -149,10 +152,8 @@ def judged(name: str, photos: Photos, answers: Path) -> Evaluation:
 
 def ours(base: Cell, photos: Photos, setup: Setup) -> Cell:
     """`train`, `build-engine` and `evaluate` as a user types them; INT8 is built from the run of "ours"."""
-    folder = photos.folder / f"ours-seed{base.seed}"
-    precision = "int8" if base.method == "ours-int8" else "fp32"
-    if base.method == "ours-resnet18":
-        folder = photos.folder / f"{base.method}-seed{base.seed}"
+    precision, name = ("int8", "ours") if base.method == "ours-int8" else ("fp32", base.method)
+    folder = photos.folder / f"{name}-seed{base.seed}"
     program, minutes = [sys.executable, "-m", "mtkd_edge"], GRACE * setup.budget
     engine, took = folder / precision, {}
     if precision == "fp32":
@@ -161,6 +162,7 @@ def ours(base: Cell, photos: Photos, setup: Setup) -> Cell:
             (photos.folder / f"ours-int8-seed{base.seed}.json").unlink(missing_ok=True)
         teachers = ",".join(f"local-dir:{setup.weights / name}" for name in OURS[base.method])
         train = ["train", photos.listing.root, "--out", str(folder / "run"), "--seed", str(base.seed)]
+        train += ["--fit", "squash" if base.method == "ours-squashed" else "auto"]
         spent = spend([*program, *train, "--teachers", teachers], minutes, setup.threads)
         took = {"train_seconds": spent.processor, "train_wall": spent.seconds, "peak_mb": spent.peak_mb}
     elif not (folder / "run").is_dir():

@@ -33,7 +33,7 @@ class Photos:
 
 
 def prepare(root: Path, out: Path) -> Photos:
-    """Frames for the rivals, made as `train` makes them; kept for a second run. Exits for those of other photos."""
+    """Frames for the rivals, as `train --fit squash` makes them; kept for a second run. Exits for other photos."""
     listing = dataset.scan(root)
     frame = FrameSpec(SIDE, SIDE, "squash", listing.white)
     folder, digest = out / root.resolve().name, digest_of(listing, frame)

@@ -1,8 +1,8 @@
 """Exported models timed in turn in one process: ours in INT8 and FP32, the rivals in FP32, all by OpenVINO on this CPU.
 
-Every model takes one uint8 frame and gives its map and score. A frame's time does not depend on the weights, so STFPM,
-Reverse Distillation, PaDiM and EfficientAD-S are timed as they are even where they have not been trained; PatchCore's
-time depends on its bank, so its graph is one that was filled.
+Every model takes one uint8 frame, ours of the size that its photos got, and gives its map and score. A frame's time
+does not depend on the weights, so STFPM, Reverse Distillation, PaDiM and EfficientAD-S are timed as they are even
+where they have not been trained; PatchCore's time depends on its bank, so its graph is one that was filled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from compare_runtimes import Run, by_openvino, latencies, processor_time
 from rivals_costs import SIDE
 from rivals_work import spend
 
-from mtkd_edge.bundle import FEATURES, HEAD, load_engine
+from mtkd_edge.bundle import FEATURES, HEAD, load_bundle, load_engine
+from mtkd_edge.frames import FrameSpec
 from mtkd_edge.places import bundle_of
 
 UNTRAINED = ("stfpm", "padim", "rd", "efficientad")
@@ -47,6 +48,13 @@ def from_onnx(path: Path, threads: int) -> Run:
     return lambda frame: request.infer([frame])
 
 
+def of_ours(folder: Path, frame: FrameSpec, precision: str, threads: int) -> Run:
+    """A model of ours, shown a frame of its own size: a letterbox is larger than the rivals' frames."""
+    run = by_openvino(folder / FEATURES, folder / HEAD, precision, threads)
+    shown = np.random.default_rng(1).integers(1, 256, (1, frame.height, frame.width, 3), dtype=np.uint8)
+    return lambda _: run(shown)
+
+
 def measure(
     ours: Path, graphs: dict[str, Path], threads: int, seconds: float, also: Sequence[Path] = ()
 ) -> dict[str, dict[str, float]]:
@@ -58,13 +66,14 @@ def measure(
     bundle = bundle_of(ours / "run")
 
     def all_runs(count: int) -> dict[str, Run]:
+        size = load_bundle(bundle).frame
         runs = {
-            "ours-int8": by_openvino(ours / "int8" / FEATURES, ours / "int8" / HEAD, "int8", count),
-            "ours": by_openvino(bundle / FEATURES, bundle / HEAD, "fp32", count),
+            "ours-int8": of_ours(ours / "int8", size, "int8", count),
+            "ours": of_ours(bundle, size, "fp32", count),
         }
         for engine in also:
-            precision = load_engine(engine).precision
-            runs[str(engine)] = by_openvino(engine / FEATURES, engine / HEAD, precision, count)
+            found = load_engine(engine)
+            runs[str(engine)] = of_ours(engine, found.model.frame, found.precision, count)
         return runs | {name: from_onnx(path, count) for name, path in graphs.items()}
 
     frame = np.random.default_rng(1).integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8)

@@ -15,6 +15,7 @@ FIGURES = ("image_auroc", "pixel_auroc", "aupro")
 NAMES = {
     "ours": "ours",
     "ours-int8": "ours, INT8",
+    "ours-squashed": "ours, the rivals' frames",
     "ours-resnet18": "ours, ResNet-18 alone",
     "padim": "PaDiM",
     "patchcore": "PatchCore",

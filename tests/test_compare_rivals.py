@@ -193,9 +193,12 @@ def test_ours_is_trained_built_and_evaluated_by_the_commands_of_a_user(
     monkeypatch.setattr(compare_rivals, "spend", spent)
     with pytest.raises(SystemExit, match="run the method ours first"):
         run_cell("ours-int8", 0, photos, setup)
-    for method in ("ours", "ours-int8"):
+    for method in ("ours", "ours-int8", "ours-squashed"):
         run_cell(method, 0, photos, setup)
-    assert [command[0] for command in commands] == ["train", "build-engine", "evaluate", "build-engine", "evaluate"]
+    built = ["build-engine", "evaluate"]
+    assert [command[0] for command in commands] == ["train", *built, *built, "train", *built]
+    fits = [command[command.index("--fit") + 1] for command in commands if command[0] == "train"]
+    assert fits == ["auto", "squash"]
     teachers = commands[0][commands[0].index("--teachers") + 1].split(",")
     assert teachers == [f"local-dir:{setup.weights}/{n}" for n in ("resnet18", "mobilenetv2_100", "mobilenetv1_100")]
     assert ("--fp32" in commands[1], "--int8" in commands[3]) == (True, True)
