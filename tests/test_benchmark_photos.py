@@ -181,6 +181,19 @@ def test_cells_of_cifar10_belong_to_its_photos_too(tmp_path: Path) -> None:
     assert other.digest != first.digest and other.scores != pytest.approx(first.scores)
 
 
+@pytest.mark.parametrize(("kept", "said"), [([0], "all"), ([3], "none")])
+def test_a_class_of_cifar10_that_cannot_be_tested_is_not_trained(
+    kept: list[int], said: str, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = pictures(0)
+    rows = np.isin(test.labels, kept)
+    write_compact(tmp_path / "cifar", train, Part(test.pixels[rows], test.labels[rows]))
+    monkeypatch.setattr(paper_cell, "load_teachers", lambda *arguments: pytest.fail("it was trained"))
+    settings = complete("cifar10", str(tmp_path / "cifar"), {**SMALL, "teachers": names})
+    with pytest.raises(DataError, match=f"6 test photos, {said} of them of the class airplane"):
+        one(settings, tmp_path / "out", "airplane")
+
+
 @pytest.mark.parametrize("method", ["map", "paper"])
 def test_what_is_left_out_is_counted_and_what_cannot_be_tested_is_not_trained(
     method: str, disc: Path, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

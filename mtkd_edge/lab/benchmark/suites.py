@@ -192,11 +192,14 @@ class Cifar10:
         return total.hexdigest()
 
     def task(self, name: str, settings: Settings, progress: Progress) -> Task:
-        """Photos resized, and of them the crop in the middle."""
+        """Photos resized, and of them the crop in the middle. As for folders, what cannot be tested is not trained."""
         *sides, shown = self.chosen(name, settings)
+        anomalous = self.parts[1].labels[shown] != cifar10.CLASSES.index(name)
+        if anomalous.all() or not anomalous.any():
+            held = f"{len(shown)} test photos, {'none' if anomalous.all() else 'all'} of them of the class {name}"
+            raise DataError(f"{self.root} has {held}, wanted both kinds", "a larger --test-photos, or all of CIFAR-10")
         train, tune, test = (_middle(side, settings, progress) for side in sides)
-        label = cifar10.CLASSES.index(name)
-        return Task(name, train, tune, test, lambda: self.parts[1].labels[shown] != label)
+        return Task(name, train, tune, test, lambda: anomalous)
 
     def folder(self, name: str, settings: Settings, scratch: Path) -> Path:
         """The same photos written as PNG files under `scratch`, once; other classes are the kinds of defect."""
