@@ -25,8 +25,9 @@ KINDS = {
 }
 UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode's controls, bytes that are no text, and separators of lines and paragraphs."""
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
-"""What msgspec raises for bytes that are not what was wanted: for a string that is no UTF-8 none of its own errors."""
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what was wanted: for a string that is no UTF-8, and for brackets in a
+thousand brackets, none of its own errors."""
 
 
 def read(path: Path, most: int, within: Path | None = None) -> bytes:

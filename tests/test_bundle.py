@@ -212,7 +212,11 @@ def test_numbers_that_make_no_sense_are_a_damaged_manifest(
         load(folder)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"null", b"\xff\xff", b'"bundle"'])
+DEEP = b'{"format": ' + b"[" * 100_000
+"""More brackets in brackets than any decoder follows."""
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"null", b"\xff\xff", b'"bundle"', pytest.param(DEEP, id="deep")])
 def test_a_manifest_that_is_no_json_object_is_damaged(saved: tuple[Path, Callable], text: bytes) -> None:
     folder, load = saved
     manifest_path(folder).write_bytes(text)
