@@ -103,7 +103,7 @@ def fisher(features: Features, row: Row, seed: int) -> Tensor:
 
 @lru_cache
 def block_gain(features: Features, start: int, stop: int) -> float:
-    """Fisher's weight of one block, with an autoencoder of its own, which keeps half of the directions at most."""
+    """Fisher's weight of one block, with an autoencoder of its own, whose code is half of the directions at most."""
     channels, width = slice(start, stop), stop - start
     rows = projected_by(features, channels, torch.eye(width), ("train", "tune", "pasted"))
     net = autoencoder(features, Moments(rows["train"]), WINDOWS[0], width // 2)

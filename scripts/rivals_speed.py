@@ -64,9 +64,9 @@ def measure(
     that of our INT8 engine in the same turn.
     """
     bundle = bundle_of(ours / "run")
+    size = load_bundle(bundle).frame
 
     def all_runs(count: int) -> dict[str, Run]:
-        size = load_bundle(bundle).frame
         runs = {
             "ours-int8": of_ours(ours / "int8", size, "int8", count),
             "ours": of_ours(bundle, size, "fp32", count),

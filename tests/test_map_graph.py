@@ -24,7 +24,7 @@ from mtkd_edge.lab import calibrate, explain, export, student, teachers
 from mtkd_edge.lab.check_qdq import check_qdq
 from mtkd_edge.lab.graph import MapFeatures
 from mtkd_edge.lab.half import halve
-from mtkd_edge.lab.letterbox import View
+from mtkd_edge.lab.letterbox import WHOLE, View
 from mtkd_edge.lab.mix import Mix
 from mtkd_edge.lab.placement import sensitive
 from mtkd_edge.lab.projection import projected, projection
@@ -33,7 +33,7 @@ from mtkd_edge.lab.subspace import CODE, Moments, PositionAutoencoder
 from mtkd_edge.score import Level, ScoreSpec
 
 SIZE = 64
-WHOLE, BOXED = View(), View((6, 6))  # a letterbox whose photos have a grid of their own
+BOXED = View((6, 6))  # a letterbox whose photos have a grid of their own
 FRAMES = np.concatenate([tiny.normal_frames(2, SIZE, seed=9), tiny.with_defects(tiny.normal_frames(2, SIZE, seed=10))])
 
 
