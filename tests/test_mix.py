@@ -1,4 +1,4 @@
-"""The teacher mix: what blurring and alignment do to the features."""
+"""The teacher mix: what alignment does to the features."""
 
 from __future__ import annotations
 
@@ -9,21 +9,7 @@ import torch
 from torch import nn
 
 from mtkd_edge.lab import teachers
-from mtkd_edge.lab.mix import Mix, blur, set_alignment
-
-
-def test_a_blurred_point_is_one_two_one_in_both_directions() -> None:
-    point = torch.zeros(1, 1, 5, 5)
-    point[0, 0, 2, 2] = 16
-    wanted = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
-    assert torch.equal(blur(point)[0, 0, 1:4, 1:4], wanted)
-    assert blur(point).sum() == 16
-
-
-def test_edges_repeat_when_blurred() -> None:
-    maps = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
-    wide = blur(nn.functional.pad(maps, (1, 1, 1, 1), mode="replicate"))[:, :, 1:-1, 1:-1]
-    torch.testing.assert_close(blur(maps), wide)
+from mtkd_edge.lab.mix import Mix, set_alignment
 
 
 def test_blocks_have_unit_energy_on_the_photos_they_were_fitted_to() -> None:
@@ -31,7 +17,7 @@ def test_blocks_have_unit_energy_on_the_photos_they_were_fitted_to() -> None:
     pixels = torch.from_numpy(tiny.normal_frames(16, 64)).permute(0, 3, 1, 2).float()
     mix.fit([pixels[:8], pixels[8:]])
     with torch.no_grad():
-        made = [blur(conv(tap)) for conv, tap in zip(mix.align, mix.taps(pixels), strict=True)]
+        made = [conv(tap) for conv, tap in zip(mix.align, mix.taps(pixels), strict=True)]
         assert [float(block.square().mean()) for block in made] == pytest.approx([1.0] * len(made), rel=1e-4)
         assert torch.equal(mix(pixels)[:, mix.blocks[0].start : mix.blocks[0].stop], made[0])
 

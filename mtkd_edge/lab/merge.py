@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mtkd_edge.lab.distil import distil
 from mtkd_edge.lab.graph import nchw
 from mtkd_edge.lab.letterbox import WHOLE, View
-from mtkd_edge.lab.mix import Mix, blur, resize
+from mtkd_edge.lab.mix import Mix, resize
 from mtkd_edge.lab.projection import projection
 from mtkd_edge.lab.teachers import Teacher
 from mtkd_edge.progress import Progress
@@ -53,11 +53,11 @@ class Head(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, eighth: Tensor, sixteenth: Tensor) -> Tensor:
-        """Blurred as the mix that it learns is; 1x1 convolutions commute with blur and resize, and come first."""
+        """1x1 convolutions commute with the resize, and come first."""
         side = (eighth.shape[2], eighth.shape[3])
         wide = self.wide8(eighth) + resize(self.wide16(sixteenth), side)
         curved = self.last(torch.relu(self.around(torch.relu(wide))))
-        out: Tensor = blur(self.linear8(eighth) + curved) + resize(blur(self.linear16(sixteenth)), side)
+        out: Tensor = self.linear8(eighth) + curved + resize(self.linear16(sixteenth), side)
         return out
 
 
@@ -170,7 +170,7 @@ def fit_linear(mix: EdgeMix, lessons: Sequence[Lesson], batch: int, device: torc
     for lesson in lessons:
         for frames, target in _batches(lesson, batch, device):
             eighth, sixteenth = trunk((mix.view.seen(frames) - teacher.mean) / teacher.std)
-            taps = torch.cat([blur(eighth), resize(blur(sixteenth), (eighth.shape[2], eighth.shape[3]))], 1)
+            taps = torch.cat([eighth, resize(sixteenth, (eighth.shape[2], eighth.shape[3]))], 1)
             rows = nn.functional.pad(mix.view.placed(taps, frames).permute(0, 2, 3, 1).flatten(0, 2), (0, 1), value=1.0)
             wanted = target.permute(0, 2, 3, 1).flatten(0, 2)
             share = 1 / (len(lesson.frames) * float(target.square().mean().clamp_min(1)))

@@ -2,12 +2,12 @@
 
 For each tap of each teacher, with statistics of the normal photos alone:
 
-    blur each channel over 3 x 3 positions, divide it by the root of its deviation (floored at 1e-3 of the median),
-    keep the C leading principal directions, divide by the block's root energy, resize to one grid at stride 8
+    divide each channel by the root of its deviation (floored at 1e-3 of the median), keep the C leading principal
+    directions, divide by the block's root energy, resize to one grid at stride 8
 
-The blur forgives where exactly an edge falls; PatchCore (arXiv:2106.08265, section 3.1) averages 3 x 3 positions for
-the same reason. Divided by its whole deviation, a channel that is mere noise on good parts would count as much as one
-that tells; undivided, a few loud channels would decide. Both were measured (docs/decisions.md).
+Divided by its whole deviation, a channel that is mere noise on good parts would count as much as one that tells;
+undivided, a few loud channels would decide. Both were measured (docs/decisions.md), and so was a blur, with which
+PatchCore (arXiv:2106.08265, section 3.1) forgives where exactly an edge falls: outlines suffer from it.
 
 Channels of different networks mean different things, unlike class logits, so the blocks are not summed but stacked:
 for blocks sqrt(w_b) Z_b the squared distance of two mixes is sum_b w_b ||Z_b - S_b||^2, and the importance weights of
@@ -71,8 +71,7 @@ class Mix(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """The stacked blocks, each of unit energy on normal photos, not yet weighted."""
         side = (pixels.shape[2] // GRID_STRIDE, pixels.shape[3] // GRID_STRIDE)
-        # blur and 1x1 convolution commute, and after the convolution there are fewer channels
-        aligned = [blur(conv(tap)) for conv, tap in zip(self.align, self.taps(pixels), strict=True)]
+        aligned = [conv(tap) for conv, tap in zip(self.align, self.taps(pixels), strict=True)]
         blocks = torch.cat([resize(block, side) for block in aligned], 1)
         return self.view.placed(blocks, pixels)
 
@@ -84,7 +83,7 @@ class Mix(nn.Module):
         count = [0] * len(self.align)
         for pixels in batches:
             for i, tap in enumerate(self.taps(pixels)):
-                flat = self.view.positions(blur(tap), pixels)
+                flat = self.view.positions(tap, pixels)
                 if len(sums) <= i:
                     sums.append(torch.zeros(len(flat), dtype=torch.float64, device=flat.device))
                     squares.append(torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat.device))
@@ -95,14 +94,6 @@ class Mix(nn.Module):
         for conv, total, square, n in zip(self.align, sums, squares, count, strict=True):
             mean = total / n
             set_alignment(conv, mean, square / n - mean[:, None] * mean[None])
-
-
-def blur(maps: Tensor) -> Tensor:
-    """[N, C, h, w], each position the mean of its neighbours by 1 2 1 in both directions; edges repeat.
-
-    As two means of 2 x 2, because a pool has no weights that a quantised graph would have to round.
-    """
-    return nn.functional.avg_pool2d(nn.functional.avg_pool2d(maps, 2, 1, 1, count_include_pad=False), 2, 1)
 
 
 def resize(block: Tensor, side: tuple[int, int]) -> Tensor:
