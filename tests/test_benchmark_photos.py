@@ -157,6 +157,19 @@ def test_the_same_photos_elsewhere_have_the_same_digest_and_an_unreadable_one_en
     assert found[0] == found[1]
 
 
+def test_what_is_left_of_the_test_photos_is_asked_and_not_what_there_is(
+    disc: Path, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one good photo is the second of 44, of which every second is taken, and a bit more."""
+    shutil.rmtree(disc / "test")
+    for kind, count in (("blotch", 1), ("good", 1), ("scratch", 42)):
+        factory.write(disc / "test" / kind, tiny.normal_frames(count, seed=count))
+    monkeypatch.setattr(paper_cell, "load_teachers", lambda *arguments: pytest.fail("it was trained"))
+    settings = complete("folder", str(disc), {**SMALL, **CROPS, "teachers": names, "test_photos": 20})
+    with pytest.raises(DataError, match="gives test photos of blotch, scratch, wanted good and others"):
+        one(settings, tmp_path / "out")
+
+
 def pictures(seed: int) -> tuple[Part, Part]:
     """Airplanes are discs, cats are noise."""
     rng = np.random.default_rng(seed)
@@ -181,7 +194,7 @@ def test_cells_of_cifar10_belong_to_its_photos_too(tmp_path: Path) -> None:
     assert other.digest != first.digest and other.scores != pytest.approx(first.scores)
 
 
-@pytest.mark.parametrize(("kept", "said"), [([0], "all"), ([3], "none")])
+@pytest.mark.parametrize(("kept", "said"), [([0], "good"), ([3], "cat")])
 def test_a_class_of_cifar10_that_cannot_be_tested_is_not_trained(
     kept: list[int], said: str, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +203,7 @@ def test_a_class_of_cifar10_that_cannot_be_tested_is_not_trained(
     write_compact(tmp_path / "cifar", train, Part(test.pixels[rows], test.labels[rows]))
     monkeypatch.setattr(paper_cell, "load_teachers", lambda *arguments: pytest.fail("it was trained"))
     settings = complete("cifar10", str(tmp_path / "cifar"), {**SMALL, "teachers": names})
-    with pytest.raises(DataError, match=f"6 test photos, {said} of them of the class airplane"):
+    with pytest.raises(DataError, match=f"gives test photos of {said}, wanted good and others"):
         one(settings, tmp_path / "out", "airplane")
 
 
@@ -206,8 +219,8 @@ def test_what_is_left_out_is_counted_and_what_cannot_be_tested_is_not_trained(
     assert {side: found.photos[side] for side in ("good", "anomalous", "left_out")} == {
         "good": 4, "anomalous": 4, "left_out": 2,
     }  # fmt: skip
-    shutil.rmtree(disc / "test" / "good")
     monkeypatch.setattr(map_cell, "train", lambda *arguments: pytest.fail("it was trained"))
     monkeypatch.setattr(paper_cell, "load_teachers", lambda *arguments: pytest.fail("it was trained"))
-    with pytest.raises(DataError, match="has test photos of blotch, wanted good and others"):
+    shutil.rmtree(disc / "test" / "good")
+    with pytest.raises(DataError, match="gives test photos of blotch, wanted good and others"):
         one(settings, tmp_path / "other")

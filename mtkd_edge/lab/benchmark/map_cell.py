@@ -26,7 +26,7 @@ def run(job: Job, photos: Path) -> Outcome:
     began = time.monotonic()
     model = job.folder / "run"
     listing = dataset.scan(photos, job.progress, needed=0)
-    demand_both(listing)
+    demand_both((photo.kind for photo in listing.test), listing.root)
     if not (model / places.BUNDLE_FOLDER / bundle.BUNDLE).is_file():
         train(config(job, photos, model), job.progress)
     folder = places.bundle_of(model)

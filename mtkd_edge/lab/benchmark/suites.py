@@ -8,7 +8,7 @@ calls once, after every score is there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,10 +125,10 @@ class Folders:
     def task(self, name: str, settings: Settings, progress: Progress) -> Task:
         """Photos resized to the settings' size; which side a good photo falls on, `dataset.scan` says."""
         listing = dataset.scan(self.folder(name, settings, Path()), progress)
-        demand_both(listing)
         spec = FrameSpec(settings.size, settings.size, "squash", listing.white)
         good = [*listing.side("train"), *listing.side("held-out")]
         test = [listing.test[n] for n in spread(len(listing.test), settings.test_photos)]
+        demand_both([photo.kind for photo in test], listing.root)
 
         def read(paths: Sequence[Path]) -> Frames:
             return load_frames(paths, spec, progress, "reading photos")
@@ -143,13 +143,13 @@ class Folders:
         )
 
 
-def demand_both(listing: Dataset) -> None:
-    """Raises DataError for test photos without both good and defective ones."""
-    kinds = {photo.kind for photo in listing.test}
-    if GOOD not in kinds or kinds == {GOOD}:
+def demand_both(kinds: Iterable[str], root: Path) -> None:
+    """Raises DataError where test photos of these kinds are not both good and defective ones."""
+    found = set(kinds)
+    if GOOD not in found or found == {GOOD}:
         raise DataError(
-            f"{listing.root} has test photos of {', '.join(sorted(kinds)) or 'no kind'}, wanted {GOOD} and others",
-            f"put photos into {listing.root}/test/{GOOD}/ and {listing.root}/test/<defect>/",
+            f"{root} gives test photos of {', '.join(sorted(found)) or 'no kind'}, wanted {GOOD} and others",
+            f"put photos into test/{GOOD}/ and test/<defect>/, or let --test-photos take more of those that are there",
         )
 
 
@@ -192,14 +192,17 @@ class Cifar10:
         return total.hexdigest()
 
     def task(self, name: str, settings: Settings, progress: Progress) -> Task:
-        """Photos resized, and of them the crop in the middle. As for folders, what cannot be tested is not trained."""
+        """Photos resized, and of them the crop in the middle. Raises DataError without good or others to test."""
         *sides, shown = self.chosen(name, settings)
-        anomalous = self.parts[1].labels[shown] != cifar10.CLASSES.index(name)
-        if anomalous.all() or not anomalous.any():
-            held = f"{len(shown)} test photos, {'none' if anomalous.all() else 'all'} of them of the class {name}"
-            raise DataError(f"{self.root} has {held}, wanted both kinds", "a larger --test-photos, or all of CIFAR-10")
+        kinds = self._kinds(name, shown)
+        demand_both(kinds, self.root)
         train, tune, test = (_middle(side, settings, progress) for side in sides)
-        return Task(name, train, tune, test, lambda: anomalous)
+        return Task(name, train, tune, test, lambda: np.array([kind != GOOD for kind in kinds], np.bool_))
+
+    def _kinds(self, name: str, shown: NDArray[np.int64]) -> list[str]:
+        """What each of these test photos is: good, or of the kind that is called as its class is."""
+        classes = (cifar10.CLASSES[label] for label in self.parts[1].labels[shown])
+        return [GOOD if found == name else found for found in classes]
 
     def folder(self, name: str, settings: Settings, scratch: Path) -> Path:
         """The same photos written as PNG files under `scratch`, once; other classes are the kinds of defect."""
@@ -207,12 +210,10 @@ class Cifar10:
         if root.is_dir():
             return root
         train, tune, test, shown = self.chosen(name, settings)
-        labels = self.parts[1].labels[shown]
         half = scratch / f".{name}"
         for n, photo in enumerate(np.concatenate([train, tune])):
             _write(half / "train" / GOOD / f"{n:05}.png", photo)
-        for n, (photo, label) in enumerate(zip(test, labels, strict=True)):
-            kind = GOOD if cifar10.CLASSES[label] == name else cifar10.CLASSES[label]
+        for n, (photo, kind) in enumerate(zip(test, self._kinds(name, shown), strict=True)):
             _write(half / "test" / kind / f"{n:05}.png", photo)
         half.rename(root)  # whole or not at all
         return root
