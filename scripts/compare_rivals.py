@@ -47,11 +47,23 @@ from mtkd_edge.lab.config import PROGRAM
 
 CHILD = Path(__file__).with_name("rivals_child.py")
 BACKBONE = "resnet18"
+THREE = (BACKBONE, "mobilenetv2_100", "mobilenetv1_100")
+
+
+@dataclass(frozen=True)
+class Own:
+    """One of ours: its teachers, what `--fit` is, and the precision of the engine."""
+
+    teachers: tuple[str, ...] = THREE
+    fit: str = "auto"
+    precision: str = "fp32"
+
+
 OURS = {
-    "ours": (BACKBONE, "mobilenetv2_100", "mobilenetv1_100"),
-    "ours-int8": (BACKBONE, "mobilenetv2_100", "mobilenetv1_100"),
-    "ours-squashed": (BACKBONE, "mobilenetv2_100", "mobilenetv1_100"),
-    "ours-resnet18": (BACKBONE,),
+    "ours": Own(),
+    "ours-int8": Own(precision="int8"),
+    "ours-squashed": Own(fit="squash"),
+    "ours-resnet18": Own((BACKBONE,)),
 }
 METHODS = ("padim", "ours", "stfpm", "patchcore", "rd", "ours-resnet18", "ours-squashed", "ours-int8")
 GRACE = 2
@@ -86,7 +98,10 @@ def wanted(path: Path, base: Cell) -> bool:
 
 def planned(method: str, seed: int, photos: Photos, setup: Setup) -> Cell:
     """A cell before it is run."""
-    weights = [sha256(setup.weights / name / "model.safetensors")[:16] for name in OURS.get(method, (BACKBONE,))]
+    weights = [
+        sha256(setup.weights / name / "model.safetensors")[:16]
+        for name in (OURS[method].teachers if method in OURS else (BACKBONE,))
+    ]
     asked = {"photos": photos.digest[:16], "weights": " ".join(weights), "threads": str(setup.threads)}
     asked["program"] = PROGRAM if method in OURS else f"{setup.version}, judged by {__version__}"
     setting = plan(method, photos, setup).setting
@@ -113,9 +128,8 @@ def run_cell(method: str, seed: int, photos: Photos, setup: Setup) -> None:
 def plan(method: str, photos: Photos, setup: Setup) -> costs.Plan:
     """What would be run."""
     if method in OURS:
-        precision = "INT8" if method == "ours-int8" else "FP32"
-        how = "squashed" if method == "ours-squashed" else "defaults"
-        return costs.Plan(f"{', '.join(OURS[method])}; {how}; {precision} by OpenVINO", (), 0, 0)
+        own = OURS[method]
+        return costs.Plan(f"{', '.join(own.teachers)}; --fit {own.fit}; {own.precision.upper()} by OpenVINO", (), 0, 0)
     counts = len(photos.listing.photos), len(photos.listing.test)
     return costs.plan(method, *counts, setup.budget, setup.rate, setup.batch)
 
@@ -152,7 +166,8 @@ def judged(name: str, photos: Photos, answers: Path) -> Evaluation:
 
 def ours(base: Cell, photos: Photos, setup: Setup) -> Cell:
     """`train`, `build-engine` and `evaluate` as a user types them; INT8 is built from the run of "ours"."""
-    precision, name = ("int8", "ours") if base.method == "ours-int8" else ("fp32", base.method)
+    own = OURS[base.method]
+    precision, name = own.precision, base.method.removesuffix("-int8")
     folder = photos.folder / f"{name}-seed{base.seed}"
     program, minutes = [sys.executable, "-m", "mtkd_edge"], GRACE * setup.budget
     engine, took = folder / precision, {}
@@ -160,9 +175,9 @@ def ours(base: Cell, photos: Photos, setup: Setup) -> Cell:
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted cell left
         if base.method == "ours":  # its INT8 engine was built from the run that goes now
             (photos.folder / f"ours-int8-seed{base.seed}.json").unlink(missing_ok=True)
-        teachers = ",".join(f"local-dir:{setup.weights / name}" for name in OURS[base.method])
+        teachers = ",".join(f"local-dir:{setup.weights / name}" for name in own.teachers)
         train = ["train", photos.listing.root, "--out", str(folder / "run"), "--seed", str(base.seed)]
-        train += ["--fit", "squash" if base.method == "ours-squashed" else "auto"]
+        train += ["--fit", own.fit]
         spent = spend([*program, *train, "--teachers", teachers], minutes, setup.threads)
         took = {"train_seconds": spent.processor, "train_wall": spent.seconds, "peak_mb": spent.peak_mb}
     elif not (folder / "run").is_dir():

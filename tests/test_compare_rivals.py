@@ -58,7 +58,7 @@ def setup(tmp_path: Path) -> Setup:
     double = tmp_path / "anomalib"
     double.write_text(DOUBLE.format(python=sys.executable, calls=str(tmp_path / "calls")))
     double.chmod(0o755)
-    for name in compare_rivals.OURS["ours"]:
+    for name in compare_rivals.OURS["ours"].teachers:
         (tmp_path / "weights" / name).mkdir(parents=True)
         (tmp_path / "weights" / name / "model.safetensors").write_bytes(name.encode())
     return Setup(tmp_path / "out", tmp_path / "weights", double, "anomalib 1.2", budget=5, rate=20, batch=8, threads=1)

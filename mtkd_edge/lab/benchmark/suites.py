@@ -143,7 +143,7 @@ class Folders:
         )
 
 
-def demand_both(kinds: Iterable[str], root: Path) -> None:
+def demand_both(kinds: Iterable[str], root: Path | str) -> None:
     """Raises DataError where test photos of these kinds are not both good and defective ones."""
     found = set(kinds)
     if GOOD not in found or found == {GOOD}:
