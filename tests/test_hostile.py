@@ -17,13 +17,11 @@ import msgspec
 import numpy as np
 import pytest
 import tiny
-from store import event as event_of
 from test_photo_header import encoded, sized
 from test_station import events, station
 
 from mtkd_edge import bundle, files, frames, listing, npz, onnx_data
 from mtkd_edge.cli.explain import show
-from mtkd_edge.device.events.database import Database
 from mtkd_edge.device.sinks import CsvTable, JsonLines
 from mtkd_edge.device.sources import open_source
 from mtkd_edge.errors import BundleError, DataError
@@ -193,18 +191,6 @@ def test_arrays_that_unpack_to_too_much_are_refused(tmp_path: Path) -> None:
     for name in ("p.npz", "torn.npz", "none.npz"):
         with pytest.raises(DataError, match="cannot be read"):
             npz.read(tmp_path / name)
-
-
-@pytest.mark.parametrize("image", ["../../etc/passwd", "/etc/passwd", "pictures/../../a.jpg", "pictures/01/x.png", "a"])
-def test_an_event_of_a_strange_store_names_no_other_file(image: str, tmp_path: Path) -> None:
-    database = Database(tmp_path)
-    with database.transaction():
-        database.add([event_of("01KAVQ6F7D3B1Y0X8M2T5N9CRE", image=image)])
-    with pytest.raises(DataError, match="no picture of a store"):
-        database.get("01KAVQ6F7D3B1Y0X8M2T5N9CRE")
-    with pytest.raises(DataError, match="no picture of a store"):
-        database.oldest(False, 1)
-    database.close()
 
 
 def test_a_graph_that_keeps_weights_elsewhere_is_refused_before_a_runtime_sees_it(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ committed events were lost when the power of a test machine was cut). Rows are c
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mtkd_edge.device.events.record import Event, Kind
+from mtkd_edge.device.events.row import COLUMNS, event_of, row_of
 from mtkd_edge.device.sources.base import Mark
 from mtkd_edge.errors import DataError
 
@@ -48,9 +48,7 @@ OPEN = "latched=1 and acknowledged=0"
 """Word for word that of the index: with a parameter in it SQLite would not use it."""
 WHOLE = ""
 """The item whose `seq` is that of the source's newest frame that is done, also once all its files are forgotten."""
-PICTURE = re.compile(r"pictures/[0-9A-Za-z]{1,6}/[0-9A-Za-z]{1,26}(-heat\.png|\.jpg)")
-"""What `pictures.names` makes."""
-ROW = "insert or ignore into event(id, kind, source, state, wall, size, latched, about, body) values(?,?,?,?,?,?,?,?,?)"
+ROW = f"insert or ignore into event({COLUMNS}, size) values(?,?,?,?,?,?,?,?,?)"
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -68,17 +66,6 @@ class Filter(msgspec.Struct, frozen=True):
     open: bool = False
     newest: bool = True
     limit: int = 100
-
-
-class _Pictures(msgspec.Struct, frozen=True):
-    """What of an event's body names files."""
-
-    image: str
-    heat: str
-
-
-_pictures = msgspec.json.Decoder(_Pictures)
-_events = msgspec.json.Decoder(Event)
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -139,12 +126,8 @@ class Database:
 
         An acknowledgement is for its alarm and for those of the same source before it.
         """
-        rows = []
-        for event in events:
-            body = msgspec.json.encode(event)
-            size, columns = event.bytes + len(body), (event.id, event.kind.value, event.source, event.state, event.wall)
-            rows.append((*columns, size, int(event.latched), event.about, body))
-        self._connection.executemany(ROW, rows)
+        rows = ((row_of(event), event.bytes) for event in events)
+        self._connection.executemany(ROW, [(*row, pictures + len(row[-1])) for row, pictures in rows])
         for event in events:
             if event.kind is Kind.ACKNOWLEDGED:
                 text = "update event set acknowledged=1 where source=? and latched=1 and id<=?"
@@ -178,10 +161,10 @@ class Database:
 
     def get(self, event: str) -> Event:
         """One event. Raises DataError where there is none of that id."""
-        row = self._connection.execute("select body from event where id=?", (event,)).fetchone()
+        row = self._connection.execute(f"select {COLUMNS} from event where id=?", (event,)).fetchone()
         if row is None:
             raise DataError(f"no event {event} in {self.root}", f"mtkd-edge events list {self.root}")
-        return _event(row[0])
+        return event_of(row)
 
     def acknowledged(self, event: str) -> bool:
         """Whether an alarm has been acknowledged."""
@@ -206,23 +189,21 @@ class Database:
         texts = [term for term, _ in terms] + ([OPEN] if wanted.open else [])
         where = f"where {' and '.join(texts)}" if texts else ""
         order = "desc" if wanted.newest else "asc"
-        text = f"select body from event {where} order by id {order} limit ?"
-        return [_event(row[0]) for row in self._connection.execute(text, (*(v for _, v in terms), wanted.limit))]
+        text = f"select {COLUMNS} from event {where} order by id {order} limit ?"
+        return [event_of(row) for row in self._connection.execute(text, (*(v for _, v in terms), wanted.limit))]
 
-    def picture_names(self) -> set[str]:
-        """Paths of all pictures that rows name."""
-        # not by SQL: SQLite's JSON functions read a blob as text or as their own format, depending on the version
-        rows = (_pictures.decode(row[0]) for row in self._connection.execute("select body from event"))
-        return {name for row in rows for name in (row.image, row.heat) if name}
+    def ids(self) -> set[str]:
+        """Of all events."""
+        return {str(row[0]) for row in self._connection.execute("select id from event")}
 
     def size(self) -> Size:
         """Events and bytes."""
         return Size(*self._connection.execute("select count(*), coalesce(sum(size), 0) from event").fetchone())
 
-    def oldest(self, latched: bool, limit: int) -> list[tuple[Event, int]]:
-        """The oldest events with their sizes in bytes: latched alarms, or all others."""
-        text = "select body, size from event where latched=? order by id limit ?"
-        return [(_event(body), size) for body, size in self._connection.execute(text, (int(latched), limit))]
+    def oldest(self, latched: bool, limit: int) -> list[tuple[str, int]]:
+        """The ids of the oldest events with their sizes in bytes: of latched alarms, or of all others."""
+        text = "select id, size from event where latched=? order by id limit ?"
+        return [(str(event), int(size)) for event, size in self._connection.execute(text, (int(latched), limit))]
 
     def delete(self, events: Sequence[str]) -> None:
         """Delete rows; a sink that had not sent one counts it as skipped. Pictures are the caller's, afterwards."""
@@ -277,14 +258,3 @@ def _readable(path: Path) -> sqlite3.Connection:
         else:
             return connection
     raise AssertionError("the loop returns or raises")
-
-
-def _event(body: bytes) -> Event:
-    event = _events.decode(body)
-    for name in (event.image, event.heat):
-        # a store from elsewhere must not make us show, send or delete other files
-        if name and not PICTURE.fullmatch(name):
-            raise DataError(
-                f"event {event.id!r} names {name!r}, which is no picture of a store", "do not use this folder"
-            )
-    return event

@@ -11,6 +11,7 @@ before the row that names it is committed; one without a row is left from a cras
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ from mtkd_edge.frames import FrameSpec, Photo, to_8bit
 from mtkd_edge.threshold import Threshold
 
 FOLDER = "pictures"
+ID = re.compile("[0-9A-Za-z]{1,26}")
 QUALITY = 90
 SYNCING = 8
 LONGEST = 1920
@@ -61,8 +63,16 @@ def code(photo: Photo | None, values: NDArray[np.float32] | None, spec: FrameSpe
 
 def names(event: str, pictures: Pictures) -> tuple[str, str]:
     """Paths of image and heat map below the store's folder, empty where there is no picture."""
+    image, heat = names_of(event)
+    return image if pictures.image else "", heat if pictures.heat else ""
+
+
+def names_of(event: str) -> tuple[str, str]:
+    """Paths of the image and the heat map that an event may have; empty for an id that leads elsewhere."""
+    if not ID.fullmatch(event):
+        return "", ""
     stem = f"{FOLDER}/{event[:6]}/{event}"
-    return f"{stem}.jpg" if pictures.image else "", f"{stem}-heat.png" if pictures.heat else ""
+    return f"{stem}.jpg", f"{stem}-heat.png"
 
 
 def write(root: Path, event: str, pictures: Pictures) -> list[Path]:
@@ -102,10 +112,10 @@ def remove(root: Path, names_: tuple[str, ...]) -> None:
             path.parent.rmdir()
 
 
-def orphans(root: Path, known: set[str]) -> list[Path]:
-    """Pictures that no row names, left by a crash between picture and row, or between row and picture."""
+def orphans(root: Path, events: set[str]) -> list[Path]:
+    """Pictures of no event that there is, left by a crash between picture and row, or between row and picture."""
     found = (root / FOLDER).glob("*/*") if (root / FOLDER).is_dir() else iter(())
-    return [path for path in found if path.relative_to(root).as_posix() not in known]
+    return [path for path in found if path.name.removesuffix(".jpg").removesuffix("-heat.png") not in events]
 
 
 def _sync(path: Path) -> None:

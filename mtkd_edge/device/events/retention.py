@@ -7,7 +7,6 @@ import msgspec
 from mtkd_edge.device.events import pictures
 from mtkd_edge.device.events.clock import Clock, seconds_of
 from mtkd_edge.device.events.database import Database
-from mtkd_edge.device.events.record import Event
 
 AT_ONCE = 200
 """Events deleted in one transaction: the writer's thread has frames waiting behind it."""
@@ -28,12 +27,12 @@ def prune(database: Database, limits: Limits, clock: Clock, used: int) -> tuple[
     for an hour: a clock that jumps to 2099 must not empty the store. Rows go first: a crash in between leaves pictures
     without a row, which the next start removes. Raises sqlite3.Error or OSError.
     """
-    doomed: list[Event] = []
+    doomed: list[str] = []
     freed = 0
     now = clock.believed() if limits.days is not None and clock.settled() else None
     for latched in (False, True):
         for event, size in database.oldest(latched, AT_ONCE - len(doomed)):
-            stale = now is not None and not latched and now - seconds_of(event.id) > (limits.days or 0) * DAY
+            stale = now is not None and not latched and now - _written(event) > (limits.days or 0) * DAY
             if used - freed <= limits.bytes and not stale:
                 break
             doomed.append(event)
@@ -43,7 +42,15 @@ def prune(database: Database, limits: Limits, clock: Clock, used: int) -> tuple[
     if not doomed:
         return 0, 0
     with database.transaction():
-        database.delete([event.id for event in doomed])
+        database.delete(doomed)
     for event in doomed:
-        pictures.remove(database.root, (event.image, event.heat))
+        pictures.remove(database.root, pictures.names_of(event))
     return len(doomed), freed
+
+
+def _written(event: str) -> float:
+    """Seconds since the epoch; long ago where an id was damaged: kept for ever it would keep all that follow it."""
+    try:
+        return seconds_of(event)
+    except ValueError:
+        return 0.0

@@ -114,7 +114,7 @@ class Store:
         self._used = self._database.size().bytes
         self._ids = Ids(self._clock, max(self._database.last_id(), self._ids.last))
         if not self._swept:  # once: with 10^5 events it takes a second
-            for path in pictures.orphans(self._root, self._database.picture_names()):
+            for path in pictures.orphans(self._root, self._database.ids()):
                 path.unlink(missing_ok=True)
             self._swept = True
 
