@@ -105,7 +105,12 @@ def listing(*shapes: tuple[int, int]) -> Dataset:
     ("config", "shapes", "wanted"),
     [
         ({"fit": "auto"}, [(100, 100)] * 20, FrameSpec(256, 256)),
-        ({"fit": "auto"}, [(100, 300)] * 20, FrameSpec(256, 256)),  # one shape, whatever it is
+        ({"fit": "auto"}, [(1080, 1920)] * 20, FrameSpec(192, 352)),  # one shape, which is kept
+        ({"fit": "auto"}, [(480, 640)] * 20, FrameSpec(224, 288)),
+        ({"fit": "auto"}, [(640, 480)] * 20, FrameSpec(288, 224)),
+        ({"fit": "auto", "size": 64}, [(3000, 10)] * 20, FrameSpec(1120, 32)),
+        ({"fit": "squash"}, [(1080, 1920)] * 20, FrameSpec(256, 256)),
+        ({"fit": "auto", "method": "paper"}, [(1080, 1920)] * 20, FrameSpec(256, 256)),
         ({"fit": "auto"}, [(100, 102), (104, 100)] * 10, FrameSpec(256, 256)),
         ({"fit": "auto"}, [(100, 100)] * 19 + [(100, 300)], FrameSpec(256, 256)),  # an odd one
         ({"fit": "auto"}, [(100, 200), (200, 100)] * 10, FrameSpec(384, 384, "letterbox")),  # 256 x root 2, and up
@@ -160,12 +165,10 @@ def test_one_teacher_for_all_learns_of_the_photo_as_well() -> None:
     assert float((said - target).square().mean() / target.square().mean()) < 1e-5
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on photos of parts that are wide, high or square."""
-    folder = tmp_path_factory.mktemp("shapes")
+def trained(folder: Path, shapes: list[tuple[int, int]]) -> Path:
+    """A run on photos of these heights and widths."""
     for n in range(24):
-        height, width = ((128, 128), (128, 64), (64, 128))[n % 3]
+        height, width = shapes[n % len(shapes)]
         line.write_photo(folder / "photos" / f"{n}.png", cv2.resize(line.part(n, size=128), (width, height)))
     names = ("offline-depthwise", "offline-plain")
     config = TrainConfig(data=str(folder / "photos"), out=str(folder / "run"), fit="auto", size=96, teachers=names,
@@ -173,13 +176,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(config)
 
 
-def test_a_defect_is_found_where_it_is_in_a_photo_of_any_shape(run: Path) -> None:
-    """The same place of a wide, a high and a square part, far from the middle: the map has its peak there."""
-    model = bundle.load_bundle(run / "bundle")
-    assert model.frame == FrameSpec(128, 128, "letterbox")
-    assert {(level.height, level.width) for level in model.score.levels} == {(12, 12)}  # as in a squashed frame of 96
-    with OpenvinoEngine(run / "bundle" / bundle.FEATURES, run / "bundle" / bundle.HEAD, name="it") as engine:
-        for height, width in ((128, 128), (128, 64), (64, 128)):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on photos of parts that are wide, high or square."""
+    return trained(tmp_path_factory.mktemp("shapes"), [(128, 128), (128, 64), (64, 128)])
+
+
+def find_defects(folder: Path, model: bundle.Manifest, shapes: list[tuple[int, int]]) -> None:
+    """The same place of each part, far from the middle: the map has its peak there."""
+    with OpenvinoEngine(folder / bundle.FEATURES, folder / bundle.HEAD, name="it") as engine:
+        for height, width in shapes:
             photo = cv2.resize(line.part(99, size=128), (width, height))
             clean = engine.infer(frames.to_frame(photo, model.frame)[None]).maps[0]
             y, x = round(0.75 * height), round(0.2 * width)
@@ -188,6 +194,22 @@ def test_a_defect_is_found_where_it_is_in_a_photo_of_any_shape(run: Path) -> Non
             raised = frames.map_to_photo(spoilt - clean, height, width)
             down, across = np.unravel_index(raised.argmax(), raised.shape)
             assert abs(down - y) <= 12 and abs(across - x) <= 12, (height, width)
+
+
+def test_a_defect_is_found_where_it_is_in_a_photo_of_any_shape(run: Path) -> None:
+    model = bundle.load_bundle(run / "bundle")
+    assert model.frame == FrameSpec(128, 128, "letterbox")
+    assert {(level.height, level.width) for level in model.score.levels} == {(12, 12)}  # as in a squashed frame of 96
+    find_defects(run / "bundle", model, [(128, 128), (128, 64), (64, 128)])
+
+
+def test_photos_of_one_shape_are_compared_in_that_shape(tmp_path: Path) -> None:
+    folder = trained(tmp_path, [(72, 128)]) / "bundle"
+    model = bundle.load_bundle(folder)
+    assert model.frame == FrameSpec(64, 128)
+    assert {(level.height, level.width) for level in model.score.levels} == {(8, 16)}
+    assert (model.score.height, model.score.width) == (16, 32)
+    find_defects(folder, model, [(72, 128)])
 
 
 def test_its_student_can_be_fine_tuned(run: Path) -> None:

@@ -44,7 +44,7 @@ Size = Annotated[
 ]
 Fit = Annotated[
     Literal["squash", "letterbox", "auto"] | None,
-    typer.Option(help=f"Letterbox keeps the photos' shapes, auto where they differ. [default: {DEFAULT.fit}]"),
+    typer.Option(help=f"Auto keeps the photos' shape, squash makes all frames squares. [default: {DEFAULT.fit}]"),
 ]
 Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the photos. [default: the method's]")]
 Batch = Annotated[int | None, typer.Option(metavar="N", help=f"Photos in a step. [default: {DEFAULT.batch}]")]

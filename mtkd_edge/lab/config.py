@@ -62,7 +62,7 @@ PROGRAM = f"{__version__}, method {REVISION}"
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`size`: the side of a frame that is all photo, in pixels, and `fit`: how photos get there (`framing.py`).
+    """`size`: the side of a square frame that is all photo, in pixels, and `fit`: how photos get there (`framing.py`).
 
     `teachers` empty means those of the preset; `epochs` None means the method's own number; `part` is a pattern that
     finds in a photo's path which part it shows (`dataset.scan`).

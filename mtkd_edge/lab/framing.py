@@ -1,9 +1,9 @@
 """How a run turns photos into frames: what is asked for, or what suits the shapes of the good photos.
 
-Squashed to a square, photos of one shape are all distorted alike, and no pixel is wasted. Photos of several shapes are
-distorted each in its own way: what is round on one is long on the next, and a thin defect in a long photo gets thinner.
-So `auto` keeps their shapes where they differ. Margins hold nothing, so a letterbox is larger than `size`: a photo
-covers size x size pixels of it on average, as many as it has in a squashed frame.
+Squashed to a square, what is round on a part is long in the frame, and a defect along the longer side gets thinner. So
+`auto` keeps the photos' shape, with as many pixels as a square of `size` has: in a frame of that shape where they have
+one in common, as those of one camera do, and in a letterbox where they differ. Margins hold nothing, so a letterbox is
+larger: a photo covers size x size pixels of it on average.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ ALIKE = 1.1
 def frame_spec(config: TrainConfig, listing: Dataset) -> FrameSpec:
     """The frames of this run."""
     aspects = np.array([photo.width / photo.height for photo in listing.photos])
-    fit = config.fit
-    if fit == "auto":
-        fit = "letterbox" if config.method == "map" and differ(aspects) else "squash"
-    side = config.size if fit == "squash" else boxed_side(config.size, aspects)
-    return FrameSpec(side, side, fit, listing.white)
+    auto = config.fit == "auto" and config.method == "map"
+    if config.fit == "letterbox" or (auto and differ(aspects)):
+        side = boxed_side(config.size, aspects)
+        return FrameSpec(side, side, "letterbox", listing.white)
+    height, width = shaped(config.size, float(np.median(aspects))) if auto else (config.size, config.size)
+    return FrameSpec(height, width, "squash", listing.white)
 
 
 def view_of(config: TrainConfig, spec: FrameSpec) -> View:
@@ -40,6 +41,12 @@ def differ(aspects: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
     """Whether photos of these widths / heights are of more than one shape."""
     away = np.abs(np.log(aspects / np.median(aspects)))
     return bool(np.quantile(away, 0.9) > math.log(ALIKE))
+
+
+def shaped(size: int, aspect: float) -> tuple[int, int]:
+    """Height and width, multiples of 32, of about size x size pixels that are `aspect` times as wide as high."""
+    height, width = (max(32, 32 * round(size * side / 32)) for side in (aspect**-0.5, aspect**0.5))
+    return height, width
 
 
 def boxed_side(size: int, aspects: np.ndarray[tuple[int], np.dtype[np.float64]]) -> int:
