@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtkd_edge import bundle, frames
+from mtkd_edge.cli.train import report
 from mtkd_edge.dataset import Dataset, Photo
 from mtkd_edge.device.engines.openvino import OpenvinoEngine
 from mtkd_edge.errors import UsageError
@@ -196,16 +197,21 @@ def find_defects(folder: Path, model: bundle.Manifest, shapes: list[tuple[int, i
             assert abs(down - y) <= 12 and abs(across - x) <= 12, (height, width)
 
 
-def test_a_defect_is_found_where_it_is_in_a_photo_of_any_shape(run: Path) -> None:
+def test_a_defect_is_found_where_it_is_in_a_photo_of_any_shape(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = bundle.load_bundle(run / "bundle")
+    report(run, as_json=True)
+    assert "keep their shapes, in frames of 128 x 128; --fit squash" in capfd.readouterr().err
     assert model.frame == FrameSpec(128, 128, "letterbox")
     assert {(level.height, level.width) for level in model.score.levels} == {(12, 12)}  # as in a squashed frame of 96
     find_defects(run / "bundle", model, [(128, 128), (128, 64), (64, 128)])
 
 
-def test_photos_of_one_shape_are_compared_in_that_shape(tmp_path: Path) -> None:
-    folder = trained(tmp_path, [(72, 128)]) / "bundle"
+def test_photos_of_one_shape_are_compared_in_that_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = trained(tmp_path, [(72, 128)])
+    folder = found / "bundle"
     model = bundle.load_bundle(folder)
+    report(found, as_json=True)
+    assert "keep their shape, in frames of 64 x 128" in capfd.readouterr().err
     assert model.frame == FrameSpec(64, 128)
     assert {(level.height, level.width) for level in model.score.levels} == {(8, 16)}
     assert (model.score.height, model.score.width) == (16, 32)
