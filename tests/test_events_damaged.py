@@ -6,6 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 import store
 from store import event, fill, recorder, verdict
@@ -68,10 +69,7 @@ def test_an_event_of_a_strange_store_names_no_other_file(image: str, tmp_path: P
 def test_a_row_that_holds_another_event_is_damaged(tmp_path: Path) -> None:
     fill(tmp_path, 2)
     first, second = listed(tmp_path)
-    connection = sqlite3.connect(tmp_path / FILE)
-    connection.execute("update event set body=(select body from event where id=?) where id=?", (first.id, second.id))
-    connection.commit()
-    connection.close()
+    spoil(tmp_path, second.id, msgspec.json.encode(first))
     assert f"it calls itself '{first.id}'" in listed(tmp_path)[1].reason
 
 

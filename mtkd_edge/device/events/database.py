@@ -121,17 +121,20 @@ class Database:
                 self._connection.execute("rollback")
             raise
 
-    def add(self, events: Sequence[Event]) -> None:
-        """Insert events, whose ids are greater than any here; one that is here already stays as it is.
+    def add(self, events: Sequence[Event]) -> int:
+        """Insert events, whose ids are greater than any here -> the bytes of their rows and pictures.
 
+        One that is here already stays as it is.
         An acknowledgement is for its alarm and for those of the same source before it.
         """
-        rows = ((row_of(event), event.bytes) for event in events)
-        self._connection.executemany(ROW, [(*row, pictures + len(row[-1])) for row, pictures in rows])
+        rows = [row_of(event) for event in events]
+        sizes = [event.bytes + len(row[-1]) for event, row in zip(events, rows, strict=True)]
+        self._connection.executemany(ROW, [(*row, size) for row, size in zip(rows, sizes, strict=True)])
         for event in events:
             if event.kind is Kind.ACKNOWLEDGED:
                 text = "update event set acknowledged=1 where source=? and latched=1 and id<=?"
                 self._connection.execute(text, (event.source, event.about))
+        return sum(sizes)
 
     def advance(self, marks: Iterable[tuple[str, Mark]]) -> None:
         """Remember what is done, by source."""

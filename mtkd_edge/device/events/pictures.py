@@ -11,7 +11,6 @@ before the row that names it is committed; one without a row is left from a cras
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,13 +20,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mtkd_edge.device.events.clock import LENGTH
+from mtkd_edge.device.events.naming import FOLDER, picture_names
 from mtkd_edge.device.overlay import scaled_heat
 from mtkd_edge.errors import DataError
 from mtkd_edge.frames import FrameSpec, Photo, to_8bit
 from mtkd_edge.threshold import Threshold
 
-FOLDER = "pictures"
-ID = re.compile("[0-9A-Za-z]{1,26}")
 QUALITY = 90
 SYNCING = 8
 LONGEST = 1920
@@ -63,16 +62,8 @@ def code(photo: Photo | None, values: NDArray[np.float32] | None, spec: FrameSpe
 
 def names(event: str, pictures: Pictures) -> tuple[str, str]:
     """Paths of image and heat map below the store's folder, empty where there is no picture."""
-    image, heat = names_of(event)
+    image, heat = picture_names(event)
     return image if pictures.image else "", heat if pictures.heat else ""
-
-
-def names_of(event: str) -> tuple[str, str]:
-    """Paths of the image and the heat map that an event may have; empty for an id that leads elsewhere."""
-    if not ID.fullmatch(event):
-        return "", ""
-    stem = f"{FOLDER}/{event[:6]}/{event}"
-    return f"{stem}.jpg", f"{stem}-heat.png"
 
 
 def write(root: Path, event: str, pictures: Pictures) -> list[Path]:
@@ -114,8 +105,13 @@ def remove(root: Path, names_: tuple[str, ...]) -> None:
 
 def orphans(root: Path, events: set[str]) -> list[Path]:
     """Pictures of no event that there is, left by a crash between picture and row, or between row and picture."""
+
+    def belongs(path: Path) -> bool:
+        event = path.name[:LENGTH]
+        return event in events and path.relative_to(root).as_posix() in picture_names(event)
+
     found = (root / FOLDER).glob("*/*") if (root / FOLDER).is_dir() else iter(())
-    return [path for path in found if path.name.removesuffix(".jpg").removesuffix("-heat.png") not in events]
+    return [path for path in found if not belongs(path)]
 
 
 def _sync(path: Path) -> None:

@@ -7,6 +7,7 @@ import msgspec
 from mtkd_edge.device.events import pictures
 from mtkd_edge.device.events.clock import Clock, seconds_of
 from mtkd_edge.device.events.database import Database
+from mtkd_edge.device.events.naming import picture_names
 
 AT_ONCE = 200
 """Events deleted in one transaction: the writer's thread has frames waiting behind it."""
@@ -44,7 +45,7 @@ def prune(database: Database, limits: Limits, clock: Clock, used: int) -> tuple[
     with database.transaction():
         database.delete(doomed)
     for event in doomed:
-        pictures.remove(database.root, pictures.names_of(event))
+        pictures.remove(database.root, picture_names(event))
     return len(doomed), freed
 
 

@@ -7,17 +7,15 @@ say, and says that it is damaged.
 
 from __future__ import annotations
 
-import re
 from typing import TypeAlias
 
 import msgspec
 
+from mtkd_edge.device.events.naming import picture_names
 from mtkd_edge.device.events.record import Event, Kind
 
 COLUMNS = "id, kind, source, state, wall, latched, about, body"
 Row: TypeAlias = tuple[str, str, str, str, float, int, str, bytes]
-PICTURE = re.compile(r"pictures/[0-9A-Za-z]{1,6}/[0-9A-Za-z]{1,26}(-heat\.png|\.jpg)")
-"""What `pictures.names` makes."""
 
 _events = msgspec.json.Decoder(Event)
 
@@ -38,8 +36,7 @@ def event_of(row: Row) -> Event:
         if event.id != id_:
             raise ValueError(f"it calls itself {event.id!r}")
         for name in (event.image, event.heat):
-            # a store from elsewhere must not make us show, send or copy other files
-            if name and not PICTURE.fullmatch(name):
+            if name and name not in picture_names(id_):
                 raise ValueError(f"it names {name!r}, which is no picture of a store")
     except ValueError as error:
         return Event(

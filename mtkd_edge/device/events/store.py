@@ -68,7 +68,7 @@ class Store:
                     paths += pictures.write(self._root, event.id, each)
                 if paths:
                     pictures.sync(paths, pictures.folders(self._root, paths))
-                self._database.add(events)
+                added = self._database.add(events)
                 if done is not None:
                     self._database.advance(done.marks)
                     self._database.forget(done.gone)
@@ -76,7 +76,7 @@ class Store:
             self._drop()
             self._take_back(written)
             raise
-        self._used += sum(event.bytes + len(msgspec.json.encode(event)) for event in events)
+        self._used += added
         return events
 
     def prune(self) -> int:
