@@ -194,11 +194,11 @@ def report(run: Path, *, as_json: bool) -> None:
     manifest, found = bundle.load_bundle(folder), bundle.load_threshold(folder)
     metrics = msgspec.json.decode((run / "metrics.json").read_bytes(), type=dict)
     frame = manifest.frame
+    size = f"{frame.height} x {frame.width}"
     if frame.fit == "letterbox":
-        size = f"{frame.height} x {frame.width}"
         console.note(f"the photos keep their shapes, in frames of {size}; --fit squash makes smaller, faster ones")
     elif frame.height != frame.width:
-        console.note(f"the photos keep their shape, in frames of {frame.height} x {frame.width}")
+        console.note(f"the photos keep their shape, in frames of {size}")
     edge = [teacher.name for teacher in manifest.teachers]
     rows = [("teacher", "importance by tap", "at the edge")]
     rows += [

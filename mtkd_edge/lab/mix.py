@@ -71,9 +71,8 @@ class Mix(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """The stacked blocks, each of unit energy on normal photos, not yet weighted."""
         side = (pixels.shape[2] // GRID_STRIDE, pixels.shape[3] // GRID_STRIDE)
-        aligned = [conv(tap) for conv, tap in zip(self.align, self.taps(pixels), strict=True)]
-        blocks = torch.cat([resize(block, side) for block in aligned], 1)
-        return self.view.placed(blocks, pixels)
+        blocks = [resize(conv(tap), side) for conv, tap in zip(self.align, self.taps(pixels), strict=True)]
+        return self.view.placed(torch.cat(blocks, 1), pixels)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:

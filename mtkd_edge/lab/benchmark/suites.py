@@ -128,7 +128,8 @@ class Folders:
         spec = FrameSpec(settings.size, settings.size, "squash", listing.white)
         good = [*listing.side("train"), *listing.side("held-out")]
         test = [listing.test[n] for n in spread(len(listing.test), settings.test_photos)]
-        demand_both([photo.kind for photo in test], listing.root)
+        kinds = [photo.kind for photo in test]
+        demand_both(kinds, listing.root)
 
         def read(paths: Sequence[Path]) -> Frames:
             return load_frames(paths, spec, progress, "reading photos")
@@ -138,7 +139,7 @@ class Folders:
             read([good[n] for n in spread(len(good), settings.train_photos)]),
             read(listing.side("tune")),
             read([Path(listing.root, photo.path) for photo in test]),
-            lambda: np.array([photo.kind != GOOD for photo in test], np.bool_),
+            lambda: anomalous(kinds),
             left_out(listing),
         )
 
@@ -151,6 +152,11 @@ def demand_both(kinds: Iterable[str], root: Path | str) -> None:
             f"{root} gives test photos of {', '.join(sorted(found)) or 'no kind'}, wanted {GOOD} and others",
             f"put photos into test/{GOOD}/ and test/<defect>/, or let --test-photos take more of those that are there",
         )
+
+
+def anomalous(kinds: Sequence[str]) -> NDArray[np.bool_]:
+    """True for all kinds but good, [N]."""
+    return np.array([kind != GOOD for kind in kinds], np.bool_)
 
 
 def left_out(listing: Dataset) -> int:
@@ -197,7 +203,7 @@ class Cifar10:
         kinds = self._kinds(name, shown)
         demand_both(kinds, self.root)
         train, tune, test = (_middle(side, settings, progress) for side in sides)
-        return Task(name, train, tune, test, lambda: np.array([kind != GOOD for kind in kinds], np.bool_))
+        return Task(name, train, tune, test, lambda: anomalous(kinds))
 
     def _kinds(self, name: str, shown: NDArray[np.int64]) -> list[str]:
         """What each of these test photos is: good, or of the kind that is called as its class is."""
