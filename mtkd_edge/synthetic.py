@@ -36,7 +36,7 @@ def paste_defect(frame: Frame, rng: np.random.Generator) -> tuple[Frame, Mask]:
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or min(frame.shape[:2]) < 32:
         raise ValueError(f"a frame is [H, W, 3] of uint8, at least 32 x 32, got {list(frame.shape)} of {frame.dtype}")
-    if (picture := _picture(frame)) != (slice(0, frame.shape[0]), slice(0, frame.shape[1])):
+    if (picture := picture_in(frame)) != (slice(0, frame.shape[0]), slice(0, frame.shape[1])):
         result, mask = frame.copy(), np.zeros(frame.shape[:2], np.bool_)
         result[picture], mask[picture] = paste_defect(frame[picture], rng)
         return result, mask
@@ -53,7 +53,7 @@ def paste_defect(frame: Frame, rng: np.random.Generator) -> tuple[Frame, Mask]:
     return _blend(frame, shape, np.where(frame[shape.window] < 128, 220, 35).astype(np.float32))
 
 
-def _picture(frame: Frame) -> tuple[slice, slice]:
+def picture_in(frame: Frame) -> tuple[slice, slice]:
     """The frame without margins, or all of it where less than 32 pixels a side would be left."""
     rows, columns = np.flatnonzero(frame.any(axis=(1, 2))), np.flatnonzero(frame.any(axis=(0, 2)))
     if min(np.ptp(each) if each.size else 0 for each in (rows, columns)) < 31:

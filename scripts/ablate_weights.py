@@ -5,7 +5,7 @@
 Rows: each teacher alone; the first two, three and all, with equal weights and with weights learned from pixels, from
 pixels and features, and by Fisher's rule from pasted defects; the first three also as a weighted sum. Score: the
 autoencoder alone, without the student, so that a row is cheap; its window is chosen by pasted defects as in `train`,
-the same defects for all seeds. Pixel AUROC is on the map's own grid. Test labels are read for the two figures and for
+the same defects for all seeds. Pixel figures are on the map's own grid. Test labels are read for the figures and for
 nothing else. OUT/rows.jsonl gets a line a row and seed; what is there is not computed again.
 """
 
@@ -201,11 +201,13 @@ def figures(features: Features, row: Row, weights: Tensor) -> dict[str, Any]:
     best = best if reached[best] >= reached[0] + normalise.MARGIN else 0
     maps, scores = scored(specs[best], distances(nets[best], rows["test"]))
     usable = [(mask, maps[i]) for i, mask in enumerate(features.masks) if mask is not None]
+    pixel_auroc, aupro = pixel_figures([mask for mask, _ in usable], [own for _, own in usable])
     return {
         "window": WINDOWS[best],
         "pasted_auroc": reached[best],
         "image_auroc": auroc([kind != GOOD for kind in features.kinds], scores),
-        "pixel_auroc": pixel_figures([mask for mask, _ in usable], [own for _, own in usable])[0],
+        "pixel_auroc": pixel_auroc,
+        "aupro": aupro,
     }
 
 
@@ -221,13 +223,13 @@ def run(features: Features, row: Row, seeds: Sequence[int]) -> Iterator[dict[str
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Mean and standard deviation over the seeds, as Markdown; weights of stride 8, then of stride 16."""
     lines = [
-        "| teachers | weights | mix | w at stride 8 | w at 16 | image AUROC | pixel AUROC |",
-        "|---|---|---|---|---|--:|--:|",
+        "| teachers | weights | mix | w at stride 8 | w at 16 | pasted AUROC | image AUROC | pixel AUROC | AUPRO |",
+        "|---|---|---|---|---|--:|--:|--:|--:|",
     ]
     for name in dict.fromkeys(str(result["row"]) for result in results):
         own = [result for result in results if result["row"] == name]
         cells = []
-        for figure in ("image_auroc", "pixel_auroc"):
+        for figure in ("pasted_auroc", "image_auroc", "pixel_auroc", "aupro"):
             values = [float(result[figure]) for result in own]
             cells.append(f"{statistics.mean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0:.4f}")
         mean = np.mean([result["weights"] for result in own], 0)

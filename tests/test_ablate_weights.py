@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ablate_cache
 import ablate_weights
+import line
 import numpy as np
 import pytest
 import torch
 from ablate_weights import Row
 
-from mtkd_edge.lab.mix import Block
+from mtkd_edge import dataset
+from mtkd_edge.lab import teachers
+from mtkd_edge.lab.config import TrainConfig
+from mtkd_edge.lab.framing import frame_spec, view_of
+from mtkd_edge.lab.map_method import pixels_of
+from mtkd_edge.lab.mix import Block, Mix
+from mtkd_edge.lab.photos import load_frames
 from mtkd_edge.lab.projection import projected, projection
 from mtkd_edge.lab.subspace import Moments, PositionAutoencoder
+from mtkd_edge.progress import silent
 
 SHAPE = (12, 8, 8)
 BLOCKS = (Block(0, 8, 0, 3), Block(0, 16, 3, 6), Block(1, 8, 6, 9), Block(1, 16, 9, 12))
@@ -86,3 +96,33 @@ def test_a_row_is_measured_and_a_seed_changes_nothing_that_does_not_depend_on_it
     assert len(list(ablate_weights.run(features, Row((0, 1), "pixels"), [0, 1]))) == 2
     text = ablate_weights.table([{"row": "a + b, equal, blocks", **equal}])
     assert "| a + b | equal | blocks | 0.50/0.50 | 0.50/0.50 |" in text
+
+
+def test_the_cache_holds_what_the_training_sees_of_photos_that_keep_their_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for n in range(20):
+        shape = (96, 192, 3) if n % 2 else (192, 96, 3)
+        line.write_photo(tmp_path / "data/train/good" / f"{n}.png", rng.integers(0, 256, shape, np.uint8))
+    line.write_photo(tmp_path / "data/test/good/0.png", rng.integers(0, 256, (96, 192, 3), np.uint8))
+    name = "offline-depthwise"
+    features = ablate_cache.load(tmp_path / "data", [name], 96, tmp_path / "cache")
+    listing = dataset.scan(tmp_path / "data")
+    config = TrainConfig(data="", out="", size=96)
+    spec = frame_spec(config, listing)
+    assert spec.fit == "letterbox"
+    frames = load_frames(listing.side("train"), spec, silent, "")
+    mix = Mix([teachers.load(name)], view=view_of(config, spec)).eval()
+    with torch.no_grad():
+        mix.fit([pixels_of(frames, torch.device("cpu"))])
+        wanted = mix(pixels_of(frames, torch.device("cpu"))).numpy()
+    assert features.sets["train"].shape == wanted.shape == (len(frames), mix.channels, 12, 12)
+    np.testing.assert_allclose(features.sets["train"], wanted, atol=0.05, rtol=0.05)
+    assert features.seen.shape == (len(frames), 3, 6, 6)
+    assert features.flaws.shape == (len(features.sets["pasted"]), 12, 12)
+    assert features.flaws.any((1, 2)).all()
+    # what is called defective is where the features changed most, on the whole
+    copies = len(features.flaws) // len(features.sets["tune"])
+    change = np.abs(features.sets["pasted"] - features.sets["tune"].repeat(copies, 0)).astype(float).mean(1)
+    assert change[features.flaws].mean() > 3 * change[~features.flaws].mean()

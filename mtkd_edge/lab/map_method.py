@@ -124,7 +124,7 @@ def train(
     def draw_small(step: int) -> tuple[Tensor, Tensor]:
         rows = chosen(step)
         # a quarter of the positions tells the teachers apart as well, in a quarter of the time
-        small = _small(pixels_of(inputs.train[rows], device), inputs.view)
+        small = small_pixels(pixels_of(inputs.train[rows], device), inputs.view)
         return nn.functional.avg_pool2d(blocks[rows].to(device).float(), 2), small
 
     histories: dict[str, History] = {}
@@ -196,7 +196,7 @@ def _autoencoders(batches: Batches, grid: tuple[int, int]) -> dict[str, Position
     return found
 
 
-def _small(pixels: Tensor, view: View) -> Tensor:
+def small_pixels(pixels: Tensor, view: View) -> Tensor:
     """Pixels [N, 3, H, W] -> of the photos, on a grid of half as many rows and columns as the blocks have."""
     return nn.functional.avg_pool2d(view.placed(nn.functional.avg_pool2d(pixels, GRID_STRIDE), pixels), 2)
 
