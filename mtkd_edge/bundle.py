@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from mtkd_edge import threshold as thresholds
+from mtkd_edge.aspect import Aspects
 from mtkd_edge.errors import BundleError
 from mtkd_edge.files import UNREADABLE
 from mtkd_edge.frames import FrameSpec
@@ -54,6 +55,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     features.onnx: `frames` uint8 [N, height, width, 3] -> `student_<level>`, `reference_<level>` float [N, C, h, w]
     head.onnx: those -> `map` float [N, H, W], `score` float [N]
+
+    `aspects` are those of its photos; None in a bundle from before they were kept.
     """
 
     format: int = FORMAT
@@ -68,6 +71,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     student: str
     photos: int
     held_out: int
+    aspects: Aspects | None = None
     files: dict[str, str]
 
     def feature_names(self) -> list[str]:

@@ -92,13 +92,14 @@ def run(
     stop: threading.Event | None = None,
     sinks: Sequence[Sink] = (),
     events: list[Event] | None = None,
+    manifest: Manifest = MANIFEST,
     **options: float,
 ) -> tuple[list[Verdict], Summary]:
     """A watch with the fake engine, and every verdict it gave."""
     verdicts: list[Verdict] = []
     summary = watch(
         engine or FakeEngine(),
-        MANIFEST,
+        manifest,
         THRESHOLD,
         sources,
         [lambda verdict, photo, values: verdicts.append(verdict), *sinks],

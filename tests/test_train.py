@@ -14,6 +14,7 @@ from logit_nets import write_teachers
 from safetensors.torch import load_file
 
 from mtkd_edge import bundle
+from mtkd_edge.aspect import Aspects
 from mtkd_edge.demo import line
 from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.lab import checkpoint, distil, teachers
@@ -51,6 +52,7 @@ def test_a_run_leaves_a_bundle_that_loads_with_every_hash_right(run: Path) -> No
     for level in range(2):
         assert sum(t.importance[level] for t in manifest.teachers) == pytest.approx(1, abs=1e-5)
     assert bundle.load_threshold(run / "bundle").photos == manifest.held_out
+    assert manifest.aspects == Aspects(1.0, 1.0)
 
 
 def test_a_run_says_what_happened_in_numbers_and_pictures(run: Path) -> None:

@@ -15,7 +15,8 @@ from mtkd_edge.cli.options import EngineArgument, FalseAlarms, Json
 from mtkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from mtkd_edge.bundle import EngineManifest
+    from mtkd_edge.bundle import EngineManifest, Manifest
+    from mtkd_edge.dataset import Dataset
     from mtkd_edge.threshold import Threshold
 
 Score = Annotated[float | None, typer.Option(metavar="VALUE", help="By hand: a part with a higher score is anomalous.")]
@@ -70,6 +71,13 @@ def threshold(
     console.emit(value, f"{engine}: {found.describe()}", as_json=json)
 
 
+def strangers(model: Manifest, listing: Dataset) -> str:
+    """What to say where photos have another shape than those of the training: how many, and of the first one what."""
+    known = model.aspects
+    found = [why for photo in listing.photos if known and (why := known.other(photo.height, photo.width))]
+    return f"{len(found)} of {len(listing.photos)} photos have another shape: {found[0]}" if found else ""
+
+
 def fitted(engine: Path, manifest: EngineManifest, photos: Path, false_alarms: float) -> Threshold:
     """The threshold that these photos of good parts, as this engine scores them, give for a rate."""
     from mtkd_edge import dataset, frames, threshold
@@ -83,6 +91,8 @@ def fitted(engine: Path, manifest: EngineManifest, photos: Path, false_alarms: f
             seen = f"{photos} has train/good, which the training has seen: a threshold from it would be too low"
             raise UsageError(seen, "--photos with a folder of good parts that it has not seen")
         console.note(dataset.report(listing))
+        if strange := strangers(manifest.model, listing):
+            console.note(strange)
         paths = [Path(listing.root, photo.path) for photo in listing.photos]
         shown = [frames.to_frame(frames.read(path), manifest.model.frame) for path in paths]
         return refit(loaded, shown, false_alarms, listener)

@@ -27,7 +27,7 @@ from mtkd_edge.bundle import Manifest
 from mtkd_edge.dataset import Dataset, TestPhoto, read_mask
 from mtkd_edge.device.engine import Engine
 from mtkd_edge.device.judge import NOT_FINITE
-from mtkd_edge.device.prepare import prepare
+from mtkd_edge.device.prepare import Prepared, prepare
 from mtkd_edge.device.sources.base import SourceOptions
 from mtkd_edge.device.sources.photos import Photos
 from mtkd_edge.errors import DataError
@@ -53,7 +53,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one engine on one dataset; None where the photos do not allow them. Areas lie in [0, 1].
 
     `f1_max` is the best F1 over all thresholds (it looks at the labels); the rates are those at `threshold`, which
-    never saw one, with their 95 % intervals. `per_defect` is the AUROC of each kind of defect.
+    never saw one, with their 95 % intervals. `per_defect` is the AUROC of each kind of defect. `other_shape`: how
+    many photos are not as wide for their height as those of the training (`aspect.py`).
     """
 
     engine: str
@@ -74,6 +75,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     with_mask: int
     invalid: tuple[Problem, ...]
     without_mask: tuple[str, ...]
+    other_shape: int
     scores: tuple[Score, ...]
 
 
@@ -88,7 +90,7 @@ def evaluate(
         )
     seen: list[Seen] = []
     invalid: list[Problem] = []
-    for done, result in enumerate(_scored(engine, manifest.frame, dataset), start=1):
+    for done, result in enumerate(_scored(engine, manifest, dataset), start=1):
         if isinstance(result, Seen):
             seen.append(result)
         else:
@@ -130,6 +132,7 @@ def figures(
         with_mask=sum(one.photo.kind != GOOD for one in usable),
         invalid=tuple(invalid),
         without_mask=tuple(one.photo.path for one in seen if one not in usable),
+        other_shape=sum(one.other_shape for one in seen),
         scores=tuple(Score(one.photo.path, one.photo.kind, one.score) for one in seen),
     )
 
@@ -159,23 +162,28 @@ def text(evaluation: Evaluation) -> str:
     lines += [f"invalid, left out: {problem.path}: {problem.what}" for problem in e.invalid]
     if e.without_mask:
         lines.append(f"{len(e.without_mask)} defective photos without a mask count in image figures only")
+    if e.other_shape:
+        lines.append(
+            f"{e.other_shape} photos have another shape than those of the training, so their scores mean little"
+        )
     return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A test photo with its score and its map [h, w]."""
+    """A test photo with its score and its map [h, w]. `other_shape`: whether the training had no photo shaped so."""
 
     photo: TestPhoto
     score: float
     values: NDArray[np.float32]
+    other_shape: bool = False
 
 
-def _scored(engine: Engine, spec: FrameSpec, dataset: Dataset) -> Iterator[Seen | Problem]:
+def _scored(engine: Engine, manifest: Manifest, dataset: Dataset) -> Iterator[Seen | Problem]:
     """Every test photo, in order."""
     paths = [Path(dataset.root, photo.path) for photo in dataset.test]
     captured = Photos("test", lambda: paths, SourceOptions()).frames()
-    pairs = zip(dataset.test, (prepare(one, spec) for one in captured), strict=True)
+    pairs = zip(dataset.test, (prepare(one, manifest.frame) for one in captured), strict=True)
     while batch := list(islice(pairs, engine.batch)):
         frames = [prepared.frame for _, prepared in batch if prepared.frame is not None]
         inference = engine.infer(np.stack(frames)) if frames else None
@@ -186,9 +194,14 @@ def _scored(engine: Engine, spec: FrameSpec, dataset: Dataset) -> Iterator[Seen 
                 continue
             score, values = next(results)
             if np.isfinite(score) and not np.isnan(values).any():
-                yield Seen(photo, float(score), values)
+                yield Seen(photo, float(score), values, _strange(prepared, manifest))
             else:
                 yield Problem(photo.path, NOT_FINITE)
+
+
+def _strange(prepared: Prepared, manifest: Manifest) -> bool:
+    shown = prepared.captured.photo
+    return shown is not None and manifest.aspects is not None and bool(manifest.aspects.other(*shown.shape[:2]))
 
 
 def _has_defect(dataset: Dataset, photo: TestPhoto) -> bool:

@@ -5,8 +5,9 @@
 
 `stalled`: a live source has sent nothing for `silence` seconds, its connection still stands. `blocked`: its frames
 come, and for as long none was taken: whoever scores is slow, which is never a reason to restart a camera.
-`auth-failed`: it refuses our login. An outage begins with the last frame before it and ends with the first one after
-it; being blocked is none. Processes that crashed or hung and were started anew are counted, of sources and the engine.
+`auth-failed`: it refuses our login. While a source runs, its reason is what is odd about its frames, or nothing. An
+outage begins with the last frame before it and ends with the first one after it; being blocked is none. Processes that
+crashed or hung and were started anew are counted, of sources and the engine.
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ class Event(msgspec.Struct, frozen=True):
 
 
 Tell = Callable[[Event], None]
-RUNS = (Condition.RUNNING, "")
 
 
 def untold(event: Event) -> None:
@@ -86,9 +86,14 @@ class _Entry:
         self.last = time.monotonic()
         self.away = ""
         self.blocked = False
+        self.remark = ""
         self.restarts = 0
         self.outages: deque[Outage] = deque(maxlen=KEPT)
         self.count, self.seconds = 0, 0.0
+
+    def at_work(self) -> tuple[Condition, str]:
+        """Its condition while frames come, and the reason."""
+        return (Condition.BLOCKED, BLOCKED) if self.blocked else (Condition.RUNNING, self.remark)
 
 
 class Health:
@@ -101,14 +106,15 @@ class Health:
         self._entries = {name: _Entry(is_live) for name, is_live in live.items()}
         self._engine_restarts = 0
 
-    def frame(self, source: str) -> None:
-        """A frame has come."""
+    def frame(self, source: str, remark: str | None = "") -> None:
+        """A frame has come. `remark`: what is odd about it; None where it could not be looked at."""
         now = time.monotonic()
         with self._lock:
             entry = self._entries[source]
             self._over(entry, now)
             entry.last = now
-            event = self._change(source, entry, *((Condition.BLOCKED, BLOCKED) if entry.blocked else RUNS))
+            entry.remark = entry.remark if remark is None else remark
+            event = self._change(source, entry, *entry.at_work())
         self._send(event)
 
     def lost(self, source: str, reason: str, loss: Loss = Loss.CONNECTION) -> None:
@@ -120,7 +126,7 @@ class Health:
                 entry.last = now  # its last photo may be hours old: that was no outage
             if loss is Loss.OVER:
                 self._over(entry, now)
-                event = self._change(source, entry, *RUNS)
+                event = self._change(source, entry, Condition.RUNNING, entry.remark)
             else:
                 condition = Condition.AUTH_FAILED if loss is Loss.LOGIN else Condition.RECONNECTING
                 event = self._leave(source, entry, condition, reason)
@@ -157,7 +163,7 @@ class Health:
                     if entry.live and silent:
                         event = self._leave(source, entry, Condition.STALLED, f"no frame for {self._silence:g} s")
                     else:
-                        event = self._change(source, entry, *((Condition.BLOCKED, BLOCKED) if entry.blocked else RUNS))
+                        event = self._change(source, entry, *entry.at_work())
             self._send(event)
 
     def record(self, source: str) -> Record:

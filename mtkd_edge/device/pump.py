@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from mtkd_edge.bundle import Manifest
 from mtkd_edge.device.health import Health
 from mtkd_edge.device.mailbox import Mailbox
 from mtkd_edge.device.prepare import prepare
-from mtkd_edge.device.sources.base import Loss, Source
+from mtkd_edge.device.sources.base import Captured, Loss, Source
 from mtkd_edge.device.task import Task
 from mtkd_edge.errors import SourceError
-from mtkd_edge.frames import FrameSpec
+
+OTHER_SHAPE = "so scores mean little: set the source to their shape, or train with its photos"
 
 
 class Pump:
     """Starts at once and runs until the source ends, fails or is stopped."""
 
-    def __init__(self, source: Source, mailbox: Mailbox, health: Health, spec: FrameSpec) -> None:
+    def __init__(self, source: Source, mailbox: Mailbox, health: Health, model: Manifest) -> None:
         self.live = source.live
-        self._source, self._health, self._spec = source, health, spec
+        self._source, self._health, self._model = source, health, model
         self._leave = mailbox.offer if source.live else mailbox.put
         self._stopped = False
         self._task = Task(f"source {source.name}", self._work)
@@ -41,12 +43,20 @@ class Pump:
     def _lost(self, reason: str, loss: Loss = Loss.CONNECTION, /) -> None:
         self._health.lost(self._source.name, reason, loss)
 
+    def _remark(self, captured: Captured) -> str | None:
+        """What to say of its shape; None without a photo."""
+        if captured.photo is None:
+            return None
+        known = self._model.aspects
+        other = known.other(*captured.photo.shape[:2]) if known else ""
+        return f"{other}; {OTHER_SHAPE}" if other else ""
+
     def _work(self) -> None:
         name = self._source.name
         try:
             for captured in self._source.frames(self._lost):
-                self._health.frame(name)
-                if not self._leave(prepare(captured, self._spec)):
+                self._health.frame(name, self._remark(captured))
+                if not self._leave(prepare(captured, self._model.frame)):
                     break
         except SourceError as error:
             self._health.ended(name, error.message)

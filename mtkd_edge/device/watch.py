@@ -95,7 +95,7 @@ def watch(
     mailbox = Mailbox(ledger, any(live.values()), max(4, 2 * engine.batch), options.ahead_bytes)
     guards = [guard(sink, not any(live.values()), options.tell) for sink in sinks]
     finisher = Finisher(threshold, options.regions, ledger, guards, options.focus, options.done)
-    pumps = [Pump(source, mailbox, health, manifest.frame) for source in sources]
+    pumps = [Pump(source, mailbox, health, manifest) for source in sources]
     at_once = 1 if any(live.values()) else 2
     wanted = wanted_maps(threshold, sinks, options.focus)
     scorer = Scorer(engine, options.patience, health.engine_restarted, at_once, wanted)

@@ -12,13 +12,11 @@ import math
 
 import numpy as np
 
+from mtkd_edge.aspect import ALIKE
 from mtkd_edge.dataset import Dataset
 from mtkd_edge.frames import CELL, FrameSpec
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.letterbox import View
-
-ALIKE = 1.1
-"""Aspect ratios within this factor of the median are one shape; so are those of a folder where a tenth is not."""
 
 
 def frame_spec(config: TrainConfig, listing: Dataset) -> FrameSpec:
@@ -38,7 +36,7 @@ def view_of(config: TrainConfig, spec: FrameSpec) -> View:
 
 
 def differ(aspects: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
-    """Whether photos of these widths / heights are of more than one shape."""
+    """Whether more than a tenth of the photos, by width / height, have another shape than the median."""
     away = np.abs(np.log(aspects / np.median(aspects)))
     return bool(np.quantile(away, 0.9) > math.log(ALIKE))
 

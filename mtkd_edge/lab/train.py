@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from mtkd_edge import __version__, bundle, dataset, threshold
+from mtkd_edge.aspect import aspects_of
 from mtkd_edge.bundle import Manifest, TeacherInfo, make_folder, sha256, write_file
 from mtkd_edge.dataset import Dataset
 from mtkd_edge.errors import BundleError, DataError, MtkdError, UsageError
@@ -220,6 +221,7 @@ def _bundle(
         student=config.student,
         photos=sum(photo.side == "train" for photo in listing.photos),
         held_out=len(held_out),
+        aspects=aspects_of((photo.height, photo.width) for photo in listing.photos),
         files=bundle.seal(folder),
     )
     bundle.save(folder, manifest, limit)

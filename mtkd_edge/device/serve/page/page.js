@@ -108,6 +108,7 @@ function why(line) {
   if (line.latched) parts.push("latched: waits for an acknowledgement");
   if (line.of > 1) parts.push(`${line.bad_votes} of the last ${line.voted} frames bad, ${line.votes} of ${line.of} make an alarm`);
   if (line.condition !== "running") parts.push(line.condition + (line.reason ? `: ${line.reason}` : ""));
+  else if (line.reason) parts.push(line.reason);
   if (line.state === "invalid" && line.why) parts.push(line.why);
   if (!line.valid && line.live && line.age !== null && line.condition === "running") parts.push(`newest judged frame is ${span(line.age)} old`);
   return parts.join(" · ");
