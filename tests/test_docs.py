@@ -17,6 +17,7 @@ import typer
 
 from mtkd_edge.cli.app import EXIT_CODES, app
 from mtkd_edge.device.station.config import Config
+from mtkd_edge.device.targets import Batch, Limits, OpenvinoRecipe, Target, TensorrtRecipe
 from mtkd_edge.errors import MtkdError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +126,18 @@ def test_the_guide_lists_every_key_of_a_station_and_no_other() -> None:
     assert {word.rpartition(".")[2] for word in named} == keys(Config)
     for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         msgspec.toml.decode(block.encode(), type=Config)
+
+
+def test_the_recipes_page_lists_every_key_of_a_target_with_its_default() -> None:
+    rows = [row.split("|") for row in (ROOT / "engines" / "README.md").read_text().splitlines() if row.startswith("|")]
+    pairs = (zip(*(re.findall("`([^`]+)`", cell) for cell in row[1:3]), strict=False) for row in rows)
+    listed = dict(pair for row in pairs for pair in row)
+    named = {word.strip("[]") for row in rows for word in re.findall(r"`([^`]+)`", row[1])}
+    assert named == keys(Target)
+    for struct in (Target, Batch, OpenvinoRecipe, TensorrtRecipe, Limits):
+        for field in msgspec.structs.fields(struct):
+            if isinstance(field.default, int | float | str):
+                assert listed[field.name] == msgspec.json.encode(field.default).decode()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

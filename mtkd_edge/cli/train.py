@@ -11,7 +11,7 @@ import typer
 from mtkd_edge.cli import console, progress
 from mtkd_edge.cli.extras import needs
 from mtkd_edge.cli.groups import Command
-from mtkd_edge.cli.options import FalseAlarms, Json
+from mtkd_edge.cli.options import Json
 from mtkd_edge.errors import UsageError
 from mtkd_edge.files import UNREADABLE
 from mtkd_edge.lab.config import PRESETS, TrainConfig
@@ -33,7 +33,16 @@ Preset = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Teachers: {', '.join(PRESETS)}. [default: {DEFAULT.preset}]")
 ]
 Teachers = Annotated[
-    str | None, typer.Option(metavar="A,B,C", help="Others: timm names, hf-hub:NAME, local-dir:FOLDER.")
+    str | None,
+    typer.Option(metavar="A,B,C", help="Others: timm names, hf-hub:NAME, local-dir:FOLDER, torchvision:NAME[:FILE]."),
+]
+AskedAlarms = Annotated[
+    float | None,
+    typer.Option(
+        "--false-alarms",
+        metavar="RATE",
+        help=f"Accepted share of good parts called anomalous. [default: {DEFAULT.false_alarms:g}]",
+    ),
 ]
 Student = Annotated[
     str | None,
@@ -86,7 +95,7 @@ def train(
     fit: Fit = None,
     epochs: Epochs = None,
     batch: Batch = None,
-    false_alarms: FalseAlarms = None,
+    false_alarms: AskedAlarms = None,
     seed: Seed = None,
     device: Device = None,
     weights: Weights = None,
