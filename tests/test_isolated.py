@@ -189,6 +189,22 @@ def test_a_video_loses_no_frame_when_its_decoder_is_killed_again_and_again(tmp_p
     assert (np.diff(shades) > 0).all() and abs(shades[0] - 10) < 3
 
 
+def test_a_video_whose_decoder_dies_before_it_is_read_loses_nothing_and_ends_no_other(tmp_path: Path) -> None:
+    path = line.write_video(tmp_path / "a.avi", [line.part(n) for n in range(10)], "MJPG")
+    source = open_source(str(path), options=OPTIONS)
+    assert isinstance(source, Isolated) and source.pid
+    os.kill(source.pid, signal.SIGKILL)  # as a system does that runs out of memory while the engine is loaded
+    until(lambda: not Path(f"/proc/{source.pid}/status").exists() or "Z (zombie)" in status(source.pid))
+    verdicts, summary = line.run([source, line.Memory("other", [line.part()] * 5)])
+    assert [verdict.seq for verdict in verdicts if verdict.source == source.name] == list(range(10))
+    assert sum(verdict.source == "other" for verdict in verdicts) == 5
+    assert [each.restarts for each in summary.sources if each.source == source.name] == [1]
+
+
+def status(pid: int | None) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
+
+
 def test_a_frame_of_a_video_that_always_crashes_ends_it_with_an_invalid_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ waits to be taken, no time runs.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -74,10 +75,16 @@ class Isolated:
         self.close()  # a video that was opened and is never read leaves no process behind
 
     def resume(self, marks: Sequence[Mark], seq: int, gone: object = None) -> None:
-        """Skip what is done, if the video is still the same file. `seq` is what the next frame will be."""
+        """Skip what is done, if the video is still the same file. `seq` is what the next frame will be.
+
+        It goes on also where another video has taken the file's name: no two frames of a source have one number.
+        """
+        if self.live:
+            return
+        self._seq = seq
         for mark in marks:
-            if not self.live and (mark.item, mark.size, mark.changed) == self._file:
-                self._skip, self._seq = mark.frames, seq
+            if (mark.item, mark.size, mark.changed) == self._file:
+                self._skip = mark.frames
 
     @property
     def pid(self) -> int | None:
@@ -111,7 +118,7 @@ class Isolated:
         child = self._child or self._start()
         for said in self._words(child):
             if isinstance(said, Ready):
-                child.wire.send(str(self._skip).encode())
+                _tell(child, self._skip)
             elif isinstance(said, Frame):
                 captured = self._captured(child, said)
                 self._skip += 1
@@ -182,10 +189,7 @@ class Isolated:
 
     def _give_back(self, child: Child, said: Frame) -> None:
         if said.slot >= 0:
-            try:
-                child.wire.send(str(said.slot).encode())
-            except BrokenPipeError:
-                return  # it has died after this frame: the next word says so
+            _tell(child, said.slot)
 
     def _given_up(self, why: str) -> Captured:
         problem = f"{self._plan.target}: {why} at frame {self._skip}, the rest is not read"
@@ -218,6 +222,11 @@ class Isolated:
             self._end(GRACE)
             raise SourceError(said.message, said.hint)
         self._opened = True
+
+
+def _tell(child: Child, number: int) -> None:
+    with contextlib.suppress(ConnectionError):  # it has died meanwhile: its next word says so
+        child.wire.send(str(number).encode())
 
 
 def _identity(path: Path) -> tuple[str, int, int]:
