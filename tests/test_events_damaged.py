@@ -15,6 +15,7 @@ from test_sender import Recording
 from test_webhook import station
 
 from mtkd_edge.cli import app
+from mtkd_edge.device.events import clock as clocks
 from mtkd_edge.device.events.acknowledge import acknowledge
 from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.events.database import FILE, Database
@@ -128,3 +129,72 @@ def test_a_damaged_alarm_can_be_acknowledged(tmp_path: Path) -> None:
     answer = acknowledge(tmp_path, alarm.id, "anna", Clock())
     assert (answer.about, answer.source) == (alarm.id, alarm.source)
     assert listed(tmp_path, open=True) == []
+
+
+def scribble(root: Path, column: str, id_: str) -> None:
+    """One letter of a column becomes none of any text, as a worn card leaves it."""
+    connection = sqlite3.connect(root / FILE)
+    connection.text_factory = bytes
+    (text,) = connection.execute(f"select {column} from event where id=?", (id_,)).fetchone()
+    damaged = b"\xff" + text[1:]
+    connection.execute(f"update event set {column}=cast(? as text) where id=?", (damaged, id_))
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("column", ["id", "source", "kind", "state", "about"])
+def test_a_letter_that_is_none_hides_no_event_and_stops_no_sink(
+    column: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    channel = Recording(shut=True)
+    keeper, sender = station(tmp_path, channel)
+    for seq in range(1, 5):
+        keeper(verdict(seq), None, None)
+    keeper.close()
+    scribble(tmp_path, column, listed(tmp_path)[1].id)
+    channel.shut = False
+    store.until(lambda: 4 in channel.got)
+    store.until(lambda: sender.waiting() == 0)
+    sender.close()
+    # an id that is none may sort behind all that will ever come, and is not waited for
+    assert channel.got == ([1, 3, 4] if column == "id" else [1, 2, 3, 4])
+    assert sender.trouble() == ""
+    assert len(listed(tmp_path)) == 4
+    assert app.run(["events", "list", str(tmp_path), "--json"]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 4
+
+
+def test_an_id_with_a_letter_that_is_none_keeps_no_other_and_is_not_counted_on(tmp_path: Path) -> None:
+    time_ = store.Clocks()
+    options = RecorderOptions(limits=Limits(days=1), lossless=True)
+    keeper = recorder(tmp_path, options, time_.clock())
+    for seq in range(3):
+        keeper(verdict(seq), None, None)
+    keeper.close()
+    scribble(tmp_path, "id", listed(tmp_path)[0].id)
+    keeper = recorder(tmp_path, options, time_.clock())
+    time_.pass_(2 * DAY)
+    keeper(verdict(3), None, None)
+    store.settle(keeper)
+    while keeper._store.prune():
+        continue
+    keeper.close()
+    newest, spoilt = listed(tmp_path)  # it sorts behind all others, and costs nothing but its place
+    assert (newest.seq, spoilt.seq) == (3, 0)
+    assert clocks.seconds_of(newest.id) == pytest.approx(time_.wall)
+
+
+def test_a_sink_says_that_the_store_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Recording()
+    keeper, sender = station(tmp_path, channel)
+
+    def malformed(*given: object) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "find", malformed)
+        keeper(verdict(1), None, None)
+        store.until(lambda: sender.trouble() == "the store cannot be read: database disk image is malformed")
+    store.until(lambda: channel.got == [1] and sender.trouble() == "")
+    keeper.close()
+    sender.close()

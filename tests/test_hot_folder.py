@@ -73,6 +73,28 @@ def test_a_photo_written_anew_under_its_name_is_a_new_photo(tmp_path: Path) -> N
     assert [int(c.photo[0, 0, 0]) for c in reader.captured if c.photo is not None] == [10, 20, 30]
 
 
+def test_a_photo_rewritten_while_it_waits_is_judged_once_as_it_is_then(tmp_path: Path) -> None:
+    for n in range(12):
+        line.write_photo(tmp_path / f"{n:02d}.png", line.part(n))
+    source = open_source(str(tmp_path), follow=True, options=FAST)
+    got: list[Captured] = []
+
+    def read() -> None:
+        for captured in source.frames():
+            if not got:  # the engine is slow, and the last photo far from being decoded
+                line.write_photo(tmp_path / "11.png", line.part(200, size=128))
+            got.append(captured)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    until(lambda: len(got) >= 12)
+    time.sleep(0.5)  # one too many would come now
+    source.close()
+    thread.join(5)
+    assert sorted(c.path.name for c in got if c.path) == [f"{n:02d}.png" for n in range(12)]
+    assert got[-1].photo is not None and got[-1].photo.shape == (128, 128, 3)
+
+
 def test_an_empty_file_that_stays_empty_is_a_problem_not_silence(tmp_path: Path) -> None:
     reader = Reader(open_source(str(tmp_path), follow=True, options=SourceOptions(poll=0.02, settle=0.05)))
     (tmp_path / "empty.png").touch()

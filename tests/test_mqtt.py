@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,29 @@ def test_the_newest_answer_is_published_again_after_an_outage(broker: Broker) ->
     until(lambda: listener.said("mtkd/s/a/answer")[-1:] == ["bad"])
     channel.close()
     listener.close()
+
+
+def test_an_answer_that_changes_while_the_old_ones_are_said_again_comes_last(broker: Broker) -> None:
+    channel = Mqtt(options(broker.start()))
+    said: list[Answer] = []
+    changing: list[threading.Thread] = []
+
+    def say(source: str, answer: Answer) -> None:
+        if not changing:  # the line goes bad just before its old answer leaves
+            changing.append(threading.Thread(target=channel.answer, args=(source, Answer.BAD)))
+            changing[0].start()
+            changing[0].join(0.3)
+        said.append(answer)
+
+    packets = pytest.importorskip("paho.mqtt.packettypes")
+    connected = pytest.importorskip("paho.mqtt.reasoncodes").ReasonCode(packets.PacketTypes.CONNACK)
+    until(lambda: channel._client.is_connected())
+    channel.answer("cam", Answer.GOOD)
+    channel._say = say  # type: ignore[method-assign]
+    channel._connected(None, None, None, connected, None)
+    changing[0].join(5)
+    channel.close()
+    assert said == [Answer.GOOD, Answer.BAD]
 
 
 def test_a_wrong_password_is_told_and_never_shown(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_what_waits_at_the_end_is_decided_with_what_it_has() -> None:
     line.parts.close()
     line.parts.close()
     assert line.states() == [("1", GOOD), ("2", NONE)]
+    with pytest.raises(UsageError, match="the station ends"):
+        line.parts.trigger("top")  # it would never be decided
 
 
 @pytest.mark.parametrize(("source", "part"), [("side", ""), ("top", "x" * 101), ("top", "a\nb"), ("top", "\udcff")])

@@ -16,7 +16,7 @@ from mtkd_edge.device.events.record import Kind
 from mtkd_edge.device.events.recorder import RecorderOptions
 from mtkd_edge.device.events.retention import Limits
 from mtkd_edge.device.outbox.channel import Backoff, NotDelivered
-from mtkd_edge.device.outbox.sender import Sender, SenderOptions
+from mtkd_edge.device.outbox.sender import CROWDED, UNSTORED, Sender, SenderOptions
 
 
 class Recording:
@@ -100,6 +100,25 @@ def test_events_that_the_disk_cannot_take_are_sent_from_memory_and_not_again(tmp
     keeper.close()
     sender.close()
     assert channel.got == [0, 1, 2, 3]
+
+
+def test_what_finds_its_place_on_the_disk_before_it_was_sent_is_sent_once(tmp_path: Path) -> None:
+    channel = Recording(shut=True)
+    keeper, sender = station(tmp_path, channel)
+    events = [store.event(f"{'7' * 22}{n:04d}", seq=n) for n in range(UNSTORED + 5)]
+    sender.heard(events, False)
+    assert sender.lost == {CROWDED: 5}
+    database = Database(tmp_path)
+    with database.transaction():
+        database.add(events)
+    database.close()
+    sender.heard(events, True)
+    assert sum(sender.lost.values()) == 0, "they are on the disk now"
+    channel.shut = False
+    until(lambda: len(channel.got) >= len(events))
+    keeper.close()
+    sender.close()
+    assert channel.got == list(range(len(events)))
 
 
 def test_a_librarys_surprise_is_told_and_tried_again(tmp_path: Path) -> None:

@@ -86,6 +86,21 @@ def test_a_full_disk_is_counted_and_told_once_and_scoring_goes_on() -> None:
     assert [event.subject for event in events if event.what == "failing"] == ["/dev/full"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_table_begins_on_a_full_disk_and_has_its_head_when_there_is_room(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.csv"
+    path.symlink_to("/dev/full")
+    table = CsvTable(path)
+    with pytest.raises(OSError, match="No space left"):
+        table(VERDICT, None, None)
+    table._out.close()
+    table._out = (tmp_path / "room.csv").open("wb", buffering=0)
+    table(VERDICT, None, None)
+    table.close()
+    rows = (tmp_path / "room.csv").read_text().split()
+    assert [row.partition(",")[0] for row in rows][-2:] == ["source", VERDICT.source]
+
+
 def test_a_reader_that_goes_away_does_not_stop_the_watch() -> None:
     """`mtkd-edge watch ... | head -1`: the rest is counted."""
     reader, writer = os.pipe()

@@ -19,12 +19,15 @@ from mtkd_edge.device.decisions.line import Answer
 from mtkd_edge.device.decisions.rules import Rules
 from mtkd_edge.device.events.acknowledge import acknowledge
 from mtkd_edge.device.events.clock import Clock
-from mtkd_edge.device.events.database import Database, Filter
+from mtkd_edge.device.events.database import FILE, Database, Filter
 from mtkd_edge.device.events.record import Event, Kind
+from mtkd_edge.device.sources import SourceOptions
+from mtkd_edge.device.sources.photos import Photos
 from mtkd_edge.device.station.config import Config
 from mtkd_edge.device.station.pulse import Pulse, latched, newest
 from mtkd_edge.device.station.station import Judge, Station, located, open_all
-from mtkd_edge.errors import UsageError
+from mtkd_edge.device.watch import wanted_maps
+from mtkd_edge.errors import DataError, UsageError
 from mtkd_edge.verdict import State
 
 JUDGE = Judge(line.MANIFEST, line.THRESHOLD, "e" * 64)
@@ -241,3 +244,27 @@ def test_sources_are_named_and_found_beside_the_file(tmp_path: Path) -> None:
     elsewhere = ["0", "rtsp://c/1", "/dev/video0", "gst:nvarguscamerasrc ! nvvidconv"]
     assert [located(address, Path("/etc")) for address in elsewhere] == elsewhere
     assert located("in/*.png", Path("/etc")) == "/etc/in/*.png"
+
+
+def test_only_lines_with_triggers_want_the_maps_of_all_frames(tmp_path: Path) -> None:
+    source = line.Memory("folder", [])
+    plain = station(tmp_path, [source])
+    plain.close()
+    assert wanted_maps(line.THRESHOLD, [plain.sink], {}) is not None
+    triggered = station(tmp_path, [source], source=[{"address": "folder", "trigger": {}}])
+    triggered.close()
+    assert wanted_maps(line.THRESHOLD, [triggered.sink], {}) is None
+
+
+def test_a_store_that_makes_no_sense_stops_no_watch_but_one_whose_latches_it_knows(tmp_path: Path) -> None:
+    fill(tmp_path / "events", 3)
+    (tmp_path / "events" / FILE).write_bytes(b"noise" * 5000)
+    camera = line.Memory("cam", [line.part(defect=True)] * 3, live=True)
+    running = station(tmp_path, [camera])
+    verdicts, _ = line.run([camera], sinks=[running.sink])
+    assert verdicts
+    assert "not a database" in (running.recorder.failing if running.recorder else "")
+    with pytest.raises(DataError, match="nobody knows which lines are latched"):
+        station(tmp_path, [camera], source=[{"address": "cam", "rules": {"latch": True}}])
+    with pytest.raises(DataError, match="nobody knows how far"):
+        station(tmp_path, [Photos("p", list, SourceOptions())])  # type: ignore[list-item]

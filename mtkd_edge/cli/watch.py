@@ -104,9 +104,9 @@ def watch(
     opened = partial(asked.from_words, source or [], follow, out, serve) if settings is None else None
     files = Files(out, save, resume or config is not None)
     done = _run(folder, settings, base, opened, files, as_json=json)
+    console.note(summary.text(done))  # stdout has verdicts, and nothing else; said first: the disk may be full
     if out is not None:
         bundle.write_file(out / "summary.json", msgspec.json.format(msgspec.json.encode(done), indent=1) + b"\n")
-    console.note(summary.text(done))  # stdout has verdicts, and nothing else
 
 
 @dataclass(frozen=True)

@@ -178,19 +178,26 @@ class CsvTable(Lines):
 
     def __init__(self, path: Path, known: set[Known] | None = None) -> None:
         super().__init__(path, known)
-        if path.stat().st_size == 0:
-            self.write(",".join(COLUMNS).encode())
+        self._headed = path.stat().st_size > 0
+        with contextlib.suppress(OSError):  # a disk that is full at the start is no reason not to watch
+            self._head()
 
     def __call__(self, verdict: Verdict, photo: Photo | None, values: Map | None) -> None:
         """Write the row."""
         if self.known(verdict):
             return
+        self._head()
         score = "" if verdict.score is None else f"{verdict.score:.9g}"
         when = datetime.fromtimestamp(verdict.captured, timezone.utc).isoformat(timespec="milliseconds")
         total = f"{verdict.latency_ms.get('total', 0.0):.3f}"
         row = (verdict.source, verdict.seq, when, verdict.state.value, score, f"{verdict.threshold:.9g}")
         cells = map(str, (*row, len(verdict.regions), total, verdict.path, verdict.reason))
         self.write(",".join(map(_cell, cells)).encode())
+
+    def _head(self) -> None:
+        if not self._headed:
+            self.write(",".join(COLUMNS).encode())
+            self._headed = True
 
 
 class _Line(msgspec.Struct):

@@ -42,6 +42,7 @@ class Parts:
         self._judged = dict.fromkeys(specs, 0)
         self._newest = dict.fromkeys(specs, float("-inf"))
         self._ready: list[tuple[str, Decision]] = []
+        self._closed = False
         self._lock = threading.Lock()
         # decisions are told outside the other lock, and still in their order
         self._telling = threading.Lock()
@@ -58,13 +59,15 @@ class Parts:
             self._taken, self._judged = taken, dict.fromkeys(self._specs, 0)
 
     def trigger(self, source: str, part: str = "") -> str:
-        """A part is there -> its id. Raises UsageError for a line that is not triggered, or an id that is none."""
+        """A part is there -> its id. Raises UsageError for a line without a trigger, no id, or once it is closed."""
         if source not in self._specs:
             known = ", ".join(self._specs) or "no line"
             raise UsageError(f"line {source!r} has no trigger; those with one: {known}", "[source.trigger]")
         if len(part) > LONGEST or not files.showable(part):
             raise UsageError(f"a part's id is text in one line, at most {LONGEST} characters", '"part": "4711"')
         with self._lock:
+            if self._closed:
+                raise UsageError(f"line {source!r} decides no more parts: the station ends")
             part, now, spec = part or self._name(), self._monotonic(), self._specs[source]
             if len(self._windows[source]) >= MOST:
                 self.counted[source][REFUSED] += 1
@@ -111,6 +114,7 @@ class Parts:
         """Decide what waits, with what it has: the watch has ended."""
         with self._telling:
             with self._lock:
+                self._closed = True
                 ready, self._ready = self._ready, []
                 for source, spec in self._specs.items():
                     ready += [(source, window.decide(each, spec)) for each in self._windows[source]]

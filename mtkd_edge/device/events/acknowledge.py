@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from mtkd_edge import files
 from mtkd_edge.device.events.clock import Clock, Ids
 from mtkd_edge.device.events.database import Database, Filter
 from mtkd_edge.device.events.record import Event, Kind
@@ -15,8 +16,10 @@ def acknowledge(root: Path, alarm: str, by: str, clock: Clock) -> Event:
     """Write that somebody has seen an alarm -> that event; the watch lets go of the latch when it reads it.
 
     Raises DataError for an id that is not there or a store that cannot be written, UsageError for an event that waits
-    for no acknowledgement.
+    for no acknowledgement, or a name with control characters.
     """
+    if not files.showable(by):
+        raise UsageError("whoever acknowledges has a name in one line, of text", "--by Ada")
     reader = Database(root, readonly=True)  # refuses a folder without events, where a writer would make one
     reader.close()
     try:

@@ -11,9 +11,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from mtkd_edge.device.events.clock import ALPHABET, LENGTH
 from mtkd_edge.device.events.record import Event, Kind
 from mtkd_edge.device.events.row import COLUMNS, event_of, row_of
 from mtkd_edge.device.sources.base import Mark
@@ -46,6 +48,8 @@ create table if not exists progress(
 """Added to stores of before without another version: who does not know it does not miss it."""
 OPEN = "latched=1 and acknowledged=0"
 """Word for word that of the index: with a parameter in it SQLite would not use it."""
+SOUND = f"length(id)={LENGTH} and id not glob '*[^{ALPHABET}]*'"
+"""What an id looks like. One that was damaged may sort behind all that will ever come."""
 WHOLE = ""
 """The item whose `seq` is that of the source's newest frame that is done, also once all its files are forgotten."""
 ROW = f"insert or ignore into event({COLUMNS}, size) values(?,?,?,?,?,?,?,?,?)"
@@ -75,6 +79,19 @@ class Size(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class Old(NamedTuple):
+    """An event that may have to go: its id as it stands on the disk, bytes of row and pictures, wall time."""
+
+    raw: bytes
+    size: int
+    wall: float
+
+    @property
+    def id(self) -> str:
+        """For whoever reads it; damaged letters are not what they were."""
+        return self.raw.decode(errors="replace")
+
+
 def exists(root: Path) -> bool:
     """Whether a folder holds events."""
     return (root / FILE).is_file()
@@ -95,6 +112,8 @@ class Database:
             self._connection.execute("pragma journal_mode=wal")
             self._connection.execute("pragma synchronous=full")
         self._connection.execute(f"pragma cache_size=-{CACHE}")
+        # one spoilt letter of a worn card must not hide every other row
+        self._connection.text_factory = lambda text: text.decode(errors="replace")
         found = self._connection.execute("pragma user_version").fetchone()[0]
         if found not in (0, VERSION):
             self.close()
@@ -159,8 +178,9 @@ class Database:
         return [mark for mark in rows if mark.item != WHOLE], following
 
     def last_id(self) -> str:
-        """The greatest id, "" without any."""
-        return str(self._connection.execute("select coalesce(max(id), '') from event").fetchone()[0])
+        """The greatest id that is one, "" without any."""
+        row = self._connection.execute(f"select id from event where {SOUND} order by id desc limit 1").fetchone()
+        return "" if row is None else str(row[0])
 
     def get(self, event: str) -> Event:
         """One event. Raises DataError where there is none of that id."""
@@ -189,7 +209,7 @@ class Database:
         terms += [("wall>=?", wanted.since)] if wanted.since is not None else []
         terms += [("wall<?", wanted.until)] if wanted.until is not None else []
         terms += [("id>?", wanted.after)] if wanted.after else []
-        texts = [term for term, _ in terms] + ([OPEN] if wanted.open else [])
+        texts = [term for term, _ in terms] + ([OPEN] if wanted.open else []) + ([SOUND] if wanted.after else [])
         where = f"where {' and '.join(texts)}" if texts else ""
         order = "desc" if wanted.newest else "asc"
         text = f"select {COLUMNS} from event {where} order by id {order} limit ?"
@@ -203,16 +223,21 @@ class Database:
         """Events and bytes."""
         return Size(*self._connection.execute("select count(*), coalesce(sum(size), 0) from event").fetchone())
 
-    def oldest(self, latched: bool, limit: int) -> list[tuple[str, int]]:
-        """The ids of the oldest events with their sizes in bytes: of latched alarms, or of all others."""
-        text = "select id, size from event where latched=? order by id limit ?"
-        return [(str(event), int(size)) for event, size in self._connection.execute(text, (int(latched), limit))]
+    def oldest(self, latched: bool, limit: int) -> list[Old]:
+        """The oldest events: latched alarms, or all others."""
+        text = "select cast(id as blob), size, wall from event where latched=? order by id limit ?"
+        return [Old(*row) for row in self._connection.execute(text, (int(latched), limit))]
 
-    def delete(self, events: Sequence[str]) -> None:
-        """Delete rows; a sink that had not sent one counts it as skipped. Pictures are the caller's, afterwards."""
+    def first_wall(self, latest: float) -> float | None:
+        """The wall time of the oldest event that claims none later than `latest`; None without any."""
+        row = self._connection.execute("select wall from event where wall<=? order by id limit 1", (latest,)).fetchone()
+        return None if row is None else float(row[0])
+
+    def delete(self, events: Sequence[bytes]) -> None:
+        """Delete rows by their ids; a sink that had not sent one counts it as skipped. Pictures are the caller's."""
         for event in events:
-            self._connection.execute("delete from event where id=?", (event,))
-            self._connection.execute("update sink set skipped=skipped+1 where sent<?", (event,))
+            self._connection.execute("delete from event where id=cast(? as text)", (event,))
+            self._connection.execute("update sink set skipped=skipped+1 where sent<cast(? as text)", (event,))
 
     def sent(self, sink: str) -> str | None:
         """The id up to which a sink has sent everything; None for one that is new here."""
@@ -228,11 +253,13 @@ class Database:
 
     def count_after(self, event: str) -> int:
         """How many events have a greater id."""
-        return int(self._connection.execute("select count(*) from event where id>?", (event,)).fetchone()[0])
+        return int(
+            self._connection.execute(f"select count(*) from event where id>? and {SOUND}", (event,)).fetchone()[0]
+        )
 
     def nth_after(self, event: str, number: int) -> str:
         """The id of the `number`-th event after this one, the first being 1."""
-        text = "select id from event where id>? order by id limit 1 offset ?"
+        text = f"select id from event where id>? and {SOUND} order by id limit 1 offset ?"
         return str(self._connection.execute(text, (event, number - 1)).fetchone()[0])
 
 

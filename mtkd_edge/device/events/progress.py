@@ -6,12 +6,14 @@ event is in the store is not judged twice.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtkd_edge.device.events.database import Database, exists
 from mtkd_edge.device.sources.base import Mark
+from mtkd_edge.errors import DataError
 
 MOST = 100_000
 """Marks that wait for a disk which cannot be written; what is beyond is judged again after a restart."""
@@ -64,8 +66,12 @@ def read(root: Path | None, source: str) -> tuple[list[Mark], int]:
     """What is done of a source, and the `seq` of its next frame. Raises DataError for a store that cannot be read."""
     if root is None or not exists(root):
         return [], 0
-    database = Database(root, readonly=True)
     try:
-        return database.progress(source)
-    finally:
-        database.close()
+        database = Database(root, readonly=True)
+        try:
+            return database.progress(source)
+        finally:
+            database.close()
+    except (sqlite3.Error, DataError) as error:
+        what = f"{root} cannot be read, so nobody knows how far {source} is: {error}"
+        raise DataError(what, "move the folder away, or put a copy in its place") from error

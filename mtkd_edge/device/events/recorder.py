@@ -10,7 +10,6 @@ bounds is lost and counted, and listeners (alarms!) hear of every event all the 
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections import Counter, deque
@@ -167,6 +166,9 @@ class Recorder:
                 if closing and not drafts:
                     break
                 self._prune()
+        except BaseException as error:
+            self.failing = f"the thread has died: {error}"
+            raise
         finally:
             if not self._abandoned and (left := self.waiting()):
                 self._settle(left, f"{UNWRITTEN}: {self.failing or 'the thread has died'}")
@@ -219,7 +221,7 @@ class Recorder:
             progress = self._progress if len(group) == len(self._held) else None
             try:
                 events = self._store.write(group, progress)
-            except (OSError, sqlite3.Error) as error:
+            except Exception as error:  # noqa: BLE001 - a surprise must not end the keeping of events for weeks
                 self._fail(error)
                 return
             self._progress = None if progress is not None else self._progress
@@ -232,7 +234,7 @@ class Recorder:
             self._settle(len(events))
             self._announce(events, True)
 
-    def _fail(self, error: OSError | sqlite3.Error) -> None:
+    def _fail(self, error: Exception) -> None:
         self._again = time.monotonic() + RETRY
         if self._progress is not None:
             with self._changed:
@@ -261,7 +263,7 @@ class Recorder:
         deleted = 0
         try:
             deleted = self._store.prune()
-        except (OSError, sqlite3.Error) as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
         self.pruned += deleted
         self._prune_at = time.monotonic() + (PRUNE if deleted < AT_ONCE else 0.0)

@@ -6,8 +6,9 @@ import msgspec
 
 from mtkd_edge.device.events import pictures
 from mtkd_edge.device.events.clock import Clock, seconds_of
-from mtkd_edge.device.events.database import Database
+from mtkd_edge.device.events.database import Database, Old
 from mtkd_edge.device.events.naming import picture_names
+from mtkd_edge.errors import DataError
 
 AT_ONCE = 200
 """Events deleted in one transaction: the writer's thread has frames waiting behind it."""
@@ -28,30 +29,51 @@ def prune(database: Database, limits: Limits, clock: Clock, used: int) -> tuple[
     for an hour: a clock that jumps to 2099 must not empty the store. Rows go first: a crash in between leaves pictures
     without a row, which the next start removes. Raises sqlite3.Error or OSError.
     """
-    doomed: list[str] = []
+    doomed: list[Old] = []
     freed = 0
-    now = clock.believed() if limits.days is not None and clock.settled() else None
+    days = limits.days if limits.days is not None and clock.settled() else None
     for latched in (False, True):
-        for event, size in database.oldest(latched, AT_ONCE - len(doomed)):
-            stale = now is not None and not latched and now - _written(event) > (limits.days or 0) * DAY
+        for event in database.oldest(latched, AT_ONCE - len(doomed)):
+            stale = days is not None and not latched and _stale(event, days * DAY, database, clock)
             if used - freed <= limits.bytes and not stale:
                 break
             doomed.append(event)
-            freed += size
+            freed += event.size
         if len(doomed) >= AT_ONCE:
             break
     if not doomed:
         return 0, 0
     with database.transaction():
-        database.delete(doomed)
+        database.delete([event.raw for event in doomed])
     for event in doomed:
-        pictures.remove(database.root, picture_names(event))
+        pictures.remove(database.root, picture_names(event.id))
     return len(doomed), freed
 
 
-def _written(event: str) -> float:
-    """Seconds since the epoch; long ago where an id was damaged: kept for ever it would keep all that follow it."""
+def _stale(event: Old, longest: float, database: Database, clock: Clock) -> bool:
+    """Whether it is older than `longest` seconds, in days when a clock was wrong as well."""
+    if clock.believed() - _written(event, database, clock) <= longest:
+        return False
     try:
-        return seconds_of(event)
+        whole = database.get(event.id)
+    except DataError:  # its id is damaged: kept for ever it would keep all that follow it
+        return True
+    # what this boot has written before its clock was set only looks old
+    return whole.boot != clock.boot or clock.stamp().monotonic - whole.monotonic > longest
+
+
+def _written(event: Old, database: Database, clock: Clock) -> float:
+    """Seconds since the epoch.
+
+    By its id, which no clock that was set back has made smaller. Where that lies ahead, because a clock once ran ahead
+    and ids only grow, by its wall time; where that does too, it is at least as old as the first one that does not.
+    """
+    now = clock.believed()
+    try:
+        told = seconds_of(event.id)
     except ValueError:
-        return 0.0
+        told = 0.0
+    if told <= now:
+        return told
+    first = event.wall if event.wall <= now else database.first_wall(now)
+    return now if first is None else first

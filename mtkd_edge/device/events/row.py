@@ -39,8 +39,9 @@ def event_of(row: Row) -> Event:
             if name and name not in picture_names(id_):
                 raise ValueError(f"it names {name!r}, which is no picture of a store")
     except ValueError as error:
+        known = Kind(kind) if kind in {each.value for each in Kind} else Kind.VERDICT
         return Event(
-            id=id_, kind=Kind(kind), source=source, seq=0, wall=wall, monotonic=0.0, boot="", state=state,
+            id=id_, kind=known, source=source, seq=0, wall=wall, monotonic=0.0, boot="", state=state,
             reason=f"this event was damaged on the disk: {error}", latched=bool(latched), about=about,
         )  # fmt: skip
     return event

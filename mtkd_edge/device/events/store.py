@@ -90,6 +90,9 @@ class Store:
     def close(self) -> None:
         """Close the database and let another watch have the folder."""
         self._drop()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _named(self, event: Event, each: Pictures) -> Event:
         event = event if event.id else self.numbered(event)
@@ -98,18 +101,15 @@ class Store:
 
     def _open(self) -> None:
         _make(self._root)
-        self._lock = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT, 0o640)
+        if self._lock < 0:
+            self._lock = _locked(self._root)
         try:
-            self._lock_and_read()
-        except BlockingIOError as error:
-            self._drop()
-            raise UsageError(f"another watch writes its events to {self._root}", "give each its own folder") from error
+            self._read()
         except BaseException:
             self._drop()
             raise
 
-    def _lock_and_read(self) -> None:
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _read(self) -> None:
         self._database = Database(self._root)
         self._used = self._database.size().bytes
         self._ids = Ids(self._clock, max(self._database.last_id(), self._ids.last))
@@ -119,13 +119,10 @@ class Store:
             self._swept = True
 
     def _drop(self) -> None:
-        """Close what is open: after a failure everything is opened anew."""
+        """Close the database, which is opened anew after a failure. The folder stays ours meanwhile."""
         if self._database is not None:
             self._database.close()
             self._database = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
     def _take_back(self, written: Sequence[tuple[str, str]]) -> None:
         """Pictures of a transaction that did not happen: on a full disk every byte counts."""
@@ -134,6 +131,19 @@ class Store:
                 pictures.remove(self._root, each)
         except OSError:
             self._swept = False  # they have no row: the next opening removes them
+
+
+def _locked(root: Path) -> int:
+    """A descriptor that keeps other watches out while it is open. Raises OSError, UsageError where one is there."""
+    lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o640)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if not isinstance(error, BlockingIOError):
+            raise
+        raise UsageError(f"another watch writes its events to {root}", "give each its own folder") from error
+    return lock
 
 
 def _make(root: Path) -> None:

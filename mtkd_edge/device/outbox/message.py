@@ -12,7 +12,7 @@ from mtkd_edge.device.events.record import Event
 
 def encode(event: Event, station: str, root: Path | None = None) -> bytes:
     """One JSON object. `station` says which one sent it; with `root`, the store's folder, `image_jpeg` is the photo in
-    base64, and null where retention has deleted it meanwhile.
+    base64, and null where it cannot be read: retention may have deleted it meanwhile, and an alarm counts more.
     """
     body = {"station": station, **msgspec.to_builtins(event)}
     if root is not None:
@@ -23,5 +23,5 @@ def encode(event: Event, station: str, root: Path | None = None) -> bytes:
 def _photo(path: Path) -> str | None:
     try:
         return base64.b64encode(path.read_bytes()).decode()
-    except FileNotFoundError:
+    except OSError:
         return None

@@ -123,8 +123,8 @@ class Mqtt:
         with self._lock:
             changed = self._answers.get(source) is not answer
             self._answers[source] = answer
-        if changed and self._client.is_connected():
-            self._say(source, answer)
+            if changed and self._client.is_connected():
+                self._say(source, answer)
 
     def listen(self, sources: Sequence[str], trigger: Trigger) -> None:
         """Hear of parts on the lines of these sources.
@@ -166,10 +166,9 @@ class Mqtt:
         self._why = ""
         self._publish("status", ONLINE, retain=True)
         self._subscribe()
-        with self._lock:
-            answers = dict(self._answers)
-        for source, answer in answers.items():
-            self._say(source, answer)
+        with self._lock:  # until they have left: an answer that changes meanwhile must come behind its old one
+            for source, answer in self._answers.items():
+                self._say(source, answer)
 
     def _subscribe(self) -> None:
         if self._heard:

@@ -26,6 +26,7 @@ from mtkd_edge.device.task import Task
 BATCH = 50
 UNSTORED = 1000
 """Events without a place on the disk that a sink keeps in memory."""
+CROWDED = "the disk is full and so is the memory for unsent events"
 REMEMBER = 1.0
 """Seconds between two writes of how far a sink has come: what a crash makes it repeat."""
 CALLS = (Kind.ALARM, Kind.ACKNOWLEDGED)
@@ -61,6 +62,8 @@ class Sender:
         self._deadline = float("inf")
         self._unstored: deque[Event] = deque()
         self._early: set[str] = set()
+        self._evicted: set[str] = set()
+        self._unreadable = ""
         self._database: Database | None = None
         # a store that is made later holds nothing but what is new
         self._cursor: str | None = None if exists(root) else ""
@@ -72,13 +75,23 @@ class Sender:
     def heard(self, events: Sequence[Event], stored: bool) -> None:
         """A listener of the recorder: there is something to send, on the disk or, where that fails, in memory."""
         with self._changed:
+            if stored:
+                self._found({event.id for event in events})
             for event in () if stored else events:
                 if len(self._unstored) >= UNSTORED:
-                    self._unstored.popleft()
-                    self.lost["the disk is full and so is the memory for unsent events"] += 1
+                    self._evicted.add(self._unstored.popleft().id)
+                    self.lost[CROWDED] += 1
                 self._unstored.append(event)
             self._kicked = True
             self._changed.notify_all()
+
+    def _found(self, stored: set[str]) -> None:
+        """What was to be sent from memory is on the disk after all, and is sent from there."""
+        if self._unstored:
+            self._unstored = deque(event for event in self._unstored if event.id not in stored)
+        if found := self._evicted & stored:
+            self._evicted -= found
+            self.lost[CROWDED] -= len(found)
 
     def finish(self) -> None:
         """From now on there are PATIENCE seconds to send what can be sent; the rest waits for the next start."""
@@ -102,7 +115,7 @@ class Sender:
     def trouble(self) -> str:
         """Why nothing gets through now, or would: "" where something does."""
         died = f"has died: {self._task.error}" if self._task.error is not None else ""
-        return died or self.failing or self._channel.trouble
+        return died or self.failing or self._unreadable or self._channel.trouble
 
     def _work(self) -> None:
         try:
@@ -197,10 +210,13 @@ class Sender:
                 self._cursor = self._database.nth_after(self._cursor, skipped)
                 self._lose(f"more than {self._options.most} events were waiting", skipped)
             self._behind = behind
-            return self._database.find(Filter(after=self._cursor, newest=False, limit=BATCH))
-        except (sqlite3.Error, OSError):
+            found = self._database.find(Filter(after=self._cursor, newest=False, limit=BATCH))
+        except (sqlite3.Error, OSError) as error:
             self._shut()
+            self._unreadable = f"the store cannot be read: {error}"
             return []
+        self._unreadable = ""
+        return found
 
     def _open(self) -> None:
         self._database = Database(self._root)

@@ -72,6 +72,7 @@ class Photos:
         self._within = None if within is None else Path(os.path.realpath(within))
         self._closed = threading.Event()
         self._done: set[Key] = set()
+        self._given: set[Key] = set()
         self._seq = 0
         self._gone: Gone = _unheard
 
@@ -107,7 +108,10 @@ class Photos:
         window = WORKERS
         while not self._closed.is_set():
             while len(waiting) < window and (path := next(upcoming, None)) is not None:
-                waiting.append((_key(path), pool.submit(self._decode, path)))
+                key = _key(path)
+                if self._follow:
+                    self._given.add(_marked(key))
+                waiting.append((key, pool.submit(self._decode, path)))
             if not waiting:
                 return
             key, future = waiting.popleft()
@@ -134,6 +138,7 @@ class Photos:
             if away:
                 lost("", Loss.OVER)
                 away = False
+            done, self._given = done | self._given, set()  # what was rewritten while it waited was given as it is now
             since = {key: since.get(key, began) for key in present if key not in done}
             ready = [key for key, first in since.items() if began - first >= self._settle(key)]
             if present:  # an empty folder may be a share that is away: nothing in it is forgotten

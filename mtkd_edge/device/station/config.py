@@ -174,8 +174,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if self.events is None and any(each.trigger for each in self.source):
             raise ValueError("[source.trigger] wants [events]: the decision about a part is one of them")
         names = [each.name for each in self.webhook]
-        if len(set(names)) < len(names):
-            raise ValueError("webhooks want names that differ")
+        if len({*names, "mqtt"}) <= len(names):
+            raise ValueError('webhooks want names that differ, also from "mqtt"')
         if not 0.1 <= self.silence <= 3600:
             raise ValueError(f"silence lies between 0.1 and 3600 seconds, got {self.silence}")
 

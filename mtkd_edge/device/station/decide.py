@@ -42,7 +42,7 @@ class Decide:
         parts: Parts | None = None,
     ) -> None:
         # what a part keeps is its worst frame, which may be a normal one: too few frames make a part invalid
-        self.every_map = keep == "all" or parts is not None
+        self.every_map = keep == "all" or bool(parts and parts.sources)
         self._parts = parts
         self._board, self._recorder, self._keep, self._scales = board, recorder, keep, scales
         self._clock, self._closing, self._losses = clock, closing, losses

@@ -107,22 +107,29 @@ class Pulse:
 
 
 def newest(events: Path | None) -> str:
-    """The greatest id in a store, "" where there is none."""
+    """The greatest id in a store, "" where there is none or it cannot be read, of which the recorder tells."""
     if events is None or not exists(events):
         return ""
-    database = Database(events, readonly=True)
     try:
-        return database.last_id()
-    finally:
-        database.close()
+        database = Database(events, readonly=True)
+        try:
+            return database.last_id()
+        finally:
+            database.close()
+    except (sqlite3.Error, DataError):
+        return ""
 
 
 def latched(events: Path | None) -> frozenset[str]:
     """Sources with an alarm that waits for its acknowledgement: a latch outlives the process. Raises DataError."""
     if events is None or not exists(events):
         return frozenset()
-    database = Database(events, readonly=True)
     try:
-        return database.open_sources()
-    finally:
-        database.close()
+        database = Database(events, readonly=True)
+        try:
+            return database.open_sources()
+        finally:
+            database.close()
+    except (sqlite3.Error, DataError) as error:
+        what = f"{events} cannot be read, so nobody knows which lines are latched: {error}"
+        raise DataError(what, "move the folder away, or put a copy in its place") from error

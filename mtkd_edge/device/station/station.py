@@ -128,7 +128,8 @@ class Station:
             answers = self._start(base, judge, lossless=not any(source.live for source in sources))
             self._resume(sources, resume)
             seen = pulse.newest(self.root)  # before the latches: what is acknowledged meanwhile is then heard of
-            self.board = Board(self.rules, pulse.latched(self.root), triggered=frozenset(specs))
+            latched = pulse.latched(self.root) if any(each.latch for each in self.rules.values()) else frozenset()
+            self.board = Board(self.rules, latched, triggered=frozenset(specs))
             scales = {name: wanted.focus.mm_per_pixel for name, wanted in given.items()}
             keep = config.events.keep if config.events else "events"
             self.sink = Decide(self.board, self.recorder, keep, scales, self.clock, self.close, self.losses, self.parts)
@@ -227,11 +228,11 @@ class Station:
     def _resume(self, sources: Sequence[Source], wanted: bool) -> None:
         if self.recorder is None:
             return
-        for source in sources:
+        for source in (source for source in sources if isinstance(source, Resumable)):
             marks, seq = progress.read(self.root, source.name)
             if not wanted:
                 self.recorder.gone(source.name, [*(mark.item for mark in marks), WHOLE])
-            elif isinstance(source, Resumable):
+            else:
                 source.resume(marks, seq, partial(self.recorder.gone, source.name))
 
     def _controllers(self) -> list[Output]:
