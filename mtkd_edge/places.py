@@ -15,7 +15,7 @@ from mtkd_edge.bundle import BUNDLE, ENGINE
 from mtkd_edge.errors import BundleError, UsageError
 
 DATA, RUNS, ENGINES = Path("data"), Path("runs"), Path("engines")
-CONFIG, LISTING = "config.json", "data.json"
+CONFIG, LISTING, METRICS = "config.json", "data.json", "metrics.json"
 BUNDLE_FOLDER = "bundle"
 GENERIC = frozenset({"data", "good", "images", "photos", "train"})
 """Folder names that say nothing about the part: the folder above names the run."""

@@ -9,6 +9,7 @@ parts alone, as those of `train --false-alarms` do, of which these are the very 
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 import sys
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mtkd_edge import bundle, dataset, frames, threshold
+from mtkd_edge import bundle, frames, places, threshold
 from mtkd_edge.cli import console, progress
 from mtkd_edge.device import refit
 from mtkd_edge.device.engines.openvino import OpenvinoEngine
 from mtkd_edge.device.evaluate import GOOD, evaluate
 from mtkd_edge.errors import MtkdError
+from mtkd_edge.lab.build_run import photos_of
 from mtkd_edge.metrics import detection_rate, false_alarm_rate
 from mtkd_edge.progress import Progress
 from mtkd_edge.threshold import Threshold
@@ -34,9 +36,8 @@ Row = tuple[Threshold, float, float]
 
 def rates(run: Path, listener: Progress) -> dict[float, Row]:
     """By the rate that was asked for. Raises MtkdError for a run without its bundle or photos."""
-    folder = run / "bundle"
-    manifest = bundle.load_bundle(folder)
-    listing = dataset.decode((run / "data.json").read_bytes(), str(run / "data.json"))
+    folder = places.bundle_of(run)
+    manifest, listing = bundle.load_bundle(folder), photos_of(run)
     with OpenvinoEngine(folder / bundle.FEATURES, folder / bundle.HEAD, name=run.name) as engine:
         held_out = [frames.to_frame(frames.read(path), manifest.frame) for path in listing.side("held-out")]
         scores, peaks = refit.measure(engine, held_out, listener)
@@ -68,14 +69,13 @@ def spread(shares: Sequence[float]) -> str:
     return f"{100 * statistics.mean(shares):.1f} ± {100 * deviation:.1f} %"
 
 
-def main(runs: Sequence[str]) -> int:
-    """The table of these runs."""
-    if not runs:
-        console.note((__doc__ or "").strip())
-        return 2
+def main() -> int:
+    """The table of the runs that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, nargs="+")
     try:
         with progress.shown() as listener:
-            found = [rates(Path(run), listener) for run in runs]
+            found = [rates(run, listener) for run in parser.parse_args().run]
     except MtkdError as error:
         console.note(f"error: {error.message}\nhint: {error.hint}")
         return error.exit_code
@@ -84,4 +84,4 @@ def main(runs: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -16,21 +16,29 @@ if [ -d ../shared/data ]; then
   export MTKD_REQUIRE=${MTKD_REQUIRE:-data}
 fi
 
+# threads of torch that wait for each other would spin, which costs several times as long beside other programs
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+
 "$bin/ruff" check .
 "$bin/ruff" format --check .
-"$bin/mypy"
 
 if [ $# -gt 0 ]; then
+  "$bin/mypy"
   exec "$bin/python" -m pytest --durations=10 "$@"
 fi
 
-# the soak mostly waits, for minutes: beside the other tests it costs no time
+# the soak mostly waits, for minutes: beside the other tests it costs no time, and the types are checked as well
 said=$(mktemp)
+typed=$(mktemp)
+"$bin/mypy" >"$typed" 2>&1 &
+types=$!
 MTKD_SOAK_MINUTES=${MTKD_SOAK_MINUTES:-3} setsid "$bin/python" -m pytest -m soak tests/test_soak.py >"$said" 2>&1 &
 soak=$!
-trap 'kill -- "-$soak" 2>/dev/null || true; rm -f "$said"' EXIT
+trap 'kill "$types" 2>/dev/null || true; kill -- "-$soak" 2>/dev/null || true; rm -f "$said" "$typed"' EXIT
 code=0
-"$bin/python" -m pytest --durations=10 -m "not soak" || code=$?
+"$bin/python" -m pytest --durations=20 -m "not soak" || code=$?
 wait "$soak" || code=$?
 cat "$said"
+wait "$types" || code=$?
+cat "$typed"
 exit "$code"

@@ -232,6 +232,7 @@ def test_the_command_runs_map_on_cifar10_and_prints_one_object(
     assert (outcome["category"], outcome["photos"]["anomalous"]) == ("airplane", 6)
     assert 0 <= outcome["image_auroc"] <= 1 and len(outcome["importance"]) == 3
     assert said == json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert not list(tmp_path.glob("out/**/*.png")), "photos that were written for the training are gone"
 
 
 def test_a_stopped_benchmark_says_how_to_go_on(

@@ -10,6 +10,7 @@ import pytest
 from mtkd_edge.cli.train import chosen
 from mtkd_edge.errors import UsageError
 from mtkd_edge.lab.benchmark.settings import complete, variants
+from mtkd_edge.lab.benchmark.suites import choose
 from mtkd_edge.lab.config import TrainConfig
 
 
@@ -76,6 +77,15 @@ def test_terms_that_make_no_score_are_refused(terms: tuple[float, float, float])
         complete("mvtec", "x", {"method": "paper", "terms": terms})
     with pytest.raises(UsageError, match="r1, r2 and r3 are finite"):
         TrainConfig(data="x", out="y", method="paper", terms=terms).check()
+
+
+def test_a_category_that_is_named_twice_is_run_once() -> None:
+    class Two:
+        def categories(self) -> tuple[str, ...]:
+            return "a", "b"
+
+    assert choose(Two(), ("b", "b")) == ("b",)  # type: ignore[arg-type]
+    assert choose(Two(), ()) == ("a", "b")  # type: ignore[arg-type]
 
 
 def test_ablations_are_rows_and_not_other_programs() -> None:

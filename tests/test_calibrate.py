@@ -15,6 +15,7 @@ import tiny
 
 from mtkd_edge import bundle
 from mtkd_edge.errors import BundleError, DataError, UsageError
+from mtkd_edge.frames import FrameSpec, to_frame
 from mtkd_edge.lab import calibrate
 from mtkd_edge.lab.placement import candidates
 from mtkd_edge.synthetic import paste_defect
@@ -58,6 +59,16 @@ def test_copies_have_a_defect_and_every_second_one_another_light():
             assert (lit != frame).mean() > 0.5, "the light falls on the whole frame"
         else:
             np.testing.assert_array_equal(batch[1], changed)
+
+
+def test_no_light_falls_on_margins_and_none_makes_a_photo_a_margin():
+    spec, rng = FrameSpec(96, 96, "letterbox"), np.random.default_rng(0)
+    photo = rng.integers(0, 40, (40, 96, 3), np.uint8)  # dark
+    frame = to_frame(photo, spec)
+    for _ in range(30):
+        lit = calibrate.relit(frame, rng)
+        np.testing.assert_array_equal(lit.any(2), frame.any(2))
+        assert (lit != frame).any()
 
 
 def test_light_widens_the_ranges(graph, monkeypatch):

@@ -109,6 +109,9 @@ def listing(*shapes: tuple[int, int]) -> Dataset:
         ({"fit": "auto"}, [(1080, 1920)] * 20, FrameSpec(192, 352)),  # one shape, which is kept
         ({"fit": "auto"}, [(480, 640)] * 20, FrameSpec(224, 288)),
         ({"fit": "auto"}, [(640, 480)] * 20, FrameSpec(288, 224)),
+        ({"fit": "auto"}, [(500, 1000)] * 20, FrameSpec(192, 384)),  # both sides rounded one way would be 192 x 352
+        ({"fit": "auto"}, [(400, 600)] * 20, FrameSpec(224, 320)),
+        ({"fit": "auto", "size": 128}, [(480, 640)] * 20, FrameSpec(96, 128)),
         ({"fit": "auto", "size": 64}, [(3000, 10)] * 20, FrameSpec(1120, 32)),
         ({"fit": "squash"}, [(1080, 1920)] * 20, FrameSpec(256, 256)),
         ({"fit": "auto", "method": "paper"}, [(1080, 1920)] * 20, FrameSpec(256, 256)),

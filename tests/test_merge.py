@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import factory
@@ -137,6 +138,25 @@ def test_the_edge_teacher_learns_and_a_stopped_lesson_continues(pair: Mix, tmp_p
     assert not any(parameter.requires_grad for parameter in whole.parameters())
 
 
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_every_lesson_has_its_turn_however_small_the_batch(
+    batch: int, pair: Mix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[bytes] = set()
+
+    def drawn(net: object, draw: Callable[[int], tuple[torch.Tensor, torch.Tensor]], *given: object) -> list[object]:
+        for step in range(60):
+            seen.update(target.numpy().tobytes() for target in draw(step)[1])
+        return []
+
+    monkeypatch.setattr(merge, "distil", drawn)
+    lessons = lessons_of(pair, generic=4)
+    edge = merge.beginning(list(pair.teachers), lessons[0].target.shape[1], ["a", "b"], 0)
+    merge.taught(edge, lessons, 1, batch, 0, CPU, tmp_path, silent)
+    for lesson in lessons:
+        assert any(target.float().numpy().tobytes() in seen for target in lesson.target)
+
+
 def test_pictures_unlike_good_parts_count_by_their_relative_error() -> None:
     target = torch.ones(1, 2, 2, 2)
     near, _ = merge.relative(target * 1.1, target)
@@ -177,6 +197,7 @@ def test_generic_pictures_that_are_not_there_are_named(parts: Path, tmp_path: Pa
     [
         ({"prune": 0.34}, "below 1 / 3"),
         ({"prune": -0.1}, "below 1 / 3"),
+        ({"prune": 0.1, "weights": "equal"}, "equal weights know none"),
         ({"merge": True, "teachers": ("offline-res",)}, "got one"),
         ({"generic": "x"}, "nothing is to be merged"),
         ({"merge": True, "method": "paper"}, "settings of map"),

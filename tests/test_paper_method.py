@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import factory
 import msgspec
 import numpy as np
 import pytest
+import tiny
 import torch
 from logit_nets import write_teachers
 from safetensors.torch import load_file
 
 from mtkd_edge import bundle
-from mtkd_edge.demo import line
 from mtkd_edge.errors import UsageError
 from mtkd_edge.lab import logits, paper_loop, paper_method, paper_terms
 from mtkd_edge.lab.config import TrainConfig
@@ -28,7 +29,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("line")
-    line.render(root, good=24)
+    factory.write(root / "train" / "good", tiny.normal_frames(24))
     return root
 
 

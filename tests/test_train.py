@@ -1,23 +1,26 @@
-"""Training, start to end, on a small drawn line with the teachers that ship in the package."""
+"""Training, start to end, on a few drawn parts with the teachers that ship in the package."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import factory
 import msgspec
 import numpy as np
 import pytest
+import tiny
 import torch
 from logit_nets import write_teachers
 from safetensors.torch import load_file
 
 from mtkd_edge import bundle
 from mtkd_edge.aspect import Aspects
-from mtkd_edge.demo import line
 from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.lab import checkpoint, distil, teachers
+from mtkd_edge.lab import train as training
 from mtkd_edge.lab.config import TrainConfig
 from mtkd_edge.lab.mix import Mix
 from mtkd_edge.lab.train import _same_inputs, inputs_of, train
@@ -26,7 +29,7 @@ from mtkd_edge.lab.train import _same_inputs, inputs_of, train
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("line")
-    line.render(root, good=24)
+    factory.write(root / "train" / "good", tiny.normal_frames(24))
     return root
 
 
@@ -69,8 +72,9 @@ def test_a_stopped_run_continues_bit_for_bit(parts: Path, run: Path, tmp_path: P
     out = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         train(config(parts, out), stop)
-    train(config(parts, out, resume=True))
-    whole, resumed = weights_of(run), weights_of(out)
+    moved = out.rename(tmp_path / "moved")
+    train(config(parts, moved, resume=True))
+    whole, resumed = weights_of(run), weights_of(moved)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
@@ -109,8 +113,8 @@ def test_a_run_stopped_within_a_step_goes_on_from_a_whole_one(
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_resuming_with_other_photos_is_refused(tmp_path: Path) -> None:
-    line.render(tmp_path / "line", good=24)
+def test_resuming_with_other_photos_is_refused(parts: Path, tmp_path: Path) -> None:
+    shutil.copytree(parts, tmp_path / "line")
 
     def stop(step: str, done: int, total: int, note: str = "") -> None:
         if step == "student":
@@ -161,12 +165,45 @@ def test_an_out_that_is_a_file_is_told(parts: Path, tmp_path: Path) -> None:
 
 def test_what_is_refused_before_anything_was_learned_keeps_no_folder(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    line.render(tmp_path / "few", good=5)
+    few = factory.write(tmp_path / "few", tiny.normal_frames(5))
     with pytest.raises(DataError, match="5 "):
-        train(config(tmp_path / "few", out))
+        train(config(few, out))
     with pytest.raises(UsageError, match="no class logits"):
         train(config(parts, out, method="paper"))
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "match"),
+    [
+        ("cuda", 0, "no CUDA GPU here"),
+        ("cuda:9", 2, "2 CUDA GPUs here"),
+        ("cudafoo", 2, "auto, cpu, cuda or cuda:N"),
+        ("cuda:x", 2, "auto, cpu, cuda or cuda:N"),
+        ("tpu", 0, "auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(
+    asked: str, gpus: int, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(UsageError, match=match):
+        train(config(tmp_path / "nothing", tmp_path / "run", device=asked))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_that_is_too_small_is_named_with_what_would_fit(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, "_method", too_much)
+    with pytest.raises(UsageError, match="too little memory for 8 frames of 64 pixels") as caught:
+        train(config(parts, tmp_path / "run"))
+    assert "--batch 4" in caught.value.hint
+    assert not (tmp_path / "run").exists()
 
 
 def test_resuming_with_other_options_is_refused_by_name(parts: Path, run: Path) -> None:
@@ -211,7 +248,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(BundleError, match=f"{path.name} is damaged"):
         checkpoint.restore(tmp_path, net, optimizer)
 
 

@@ -86,6 +86,7 @@ def build_engine(
         show(folder, asked or recipe.precision, as_json=json)
         return
     source = places.bundle_of(folder)
+    folder = source.parent if source == folder else folder  # a run may be named by its bundle
     console.note(f"building {folder} for {recipe.name} ({why})")
     where = out or places.engine_folder(bundle.load_bundle(source).name, recipe.name)
     with needs("train", "quantising to INT8"), progress.shown() as listener:

@@ -201,7 +201,7 @@ def report(run: Path, *, as_json: bool) -> None:
     console.note(dataset.report(dataset.decode((run / places.LISTING).read_bytes(), str(run / places.LISTING))))
     folder = places.bundle_of(run)
     manifest, found = bundle.load_bundle(folder), bundle.load_threshold(folder)
-    metrics = msgspec.json.decode((run / "metrics.json").read_bytes(), type=dict)
+    metrics = msgspec.json.decode((run / places.METRICS).read_bytes(), type=dict)
     frame = manifest.frame
     size = f"{frame.height} x {frame.width}"
     if frame.fit == "letterbox":

@@ -35,6 +35,7 @@ from mtkd_edge.threshold import Threshold
 DEFECTS = 120
 """At least so many defective frames: with fewer, one frame more or less decides about the limits."""
 JUDGED = ("spearman", "auroc", "auroc_drop", "flips", "flips_expected")
+AGAIN = "train again: the run itself cannot be used"
 SHOWN = 4
 """Frames for the errors of the features."""
 Values = NDArray[np.float64]
@@ -154,7 +155,7 @@ def demand(figures: dict[str, float], limits: Limits, precision: str) -> None:
     where = f"; the largest error of a feature is {errors[worst]:.1%}, in {worst}" if worst else ""
     raise GateError(
         f"the {precision} engine is not as good as the FP32 graph: {'; '.join(problems)}{where}",
-        "calibrate with more and more varied photos, or build with --fp32",
+        AGAIN if precision == "fp32" else "calibrate with more and more varied photos, or build with --fp32",
     )
 
 
@@ -187,7 +188,8 @@ def _run(engine: Engine, frames: Sequence[Frame], step: str, progress: Progress)
         progress(step, i + 1, len(frames))
     stacked = np.stack(maps)
     if not (np.isfinite(scores).all() and np.isfinite(stacked).all()):
-        raise GateError(f"the engine {engine.name} makes scores that are not finite", "build it with --fp32")
+        hint = AGAIN if engine.name == "fp32" else "build it with --fp32"
+        raise GateError(f"the engine {engine.name} makes scores that are not finite", hint)
     return stacked, scores
 
 

@@ -32,7 +32,7 @@ from mtkd_edge.lab.correct import Corrections, mean_errors
 from mtkd_edge.lab.placement import candidates
 from mtkd_edge.lab.ranges import METHODS, Histogram, Method, Range, clipped
 from mtkd_edge.progress import Progress, silent
-from mtkd_edge.synthetic import paste_defect
+from mtkd_edge.synthetic import paste_defect, picture_in
 
 FORMAT = 1
 CORRECTED = 16
@@ -141,9 +141,12 @@ def with_defects(frames: Iterable[Frame], seed: int) -> Iterator[NDArray[np.uint
 
 
 def relit(frame: Frame, rng: np.random.Generator) -> Frame:
-    """A frame under a lamp that is older, or nearer."""
-    lit = frame * (1 + rng.uniform(-GAIN, GAIN)) + rng.uniform(-OFFSET, OFFSET)
-    return np.asarray(np.clip(np.rint(lit), 0, 255), np.uint8)
+    """A frame under a lamp that is older, or nearer. Margins stay 0, and a photo that has some keeps off 0."""
+    picture, out = picture_in(frame), np.zeros_like(frame)
+    seen = frame[picture]
+    lit = seen * (1 + rng.uniform(-GAIN, GAIN)) + rng.uniform(-OFFSET, OFFSET)
+    out[picture] = np.clip(np.rint(lit), int(seen.shape != frame.shape), 255).astype(np.uint8)
+    return out
 
 
 def probe(graph: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:

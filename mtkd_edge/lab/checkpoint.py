@@ -1,7 +1,7 @@
 """The state of a training run on disk: safetensors and JSON, never a pickle; whole or not at all.
 
-checkpoint/student.safetensors    weights and optimiser moments of the last saved step
-checkpoint/progress.json          that step, the history, and the sha256 of the file beside it
+checkpoint/<step>.student.safetensors    weights and optimiser moments of the last saved step
+checkpoint/progress.json                 that step, the history, and the sha256 of the file beside it
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     except (OSError, *UNREADABLE) as error:
         raise BundleError(f"{path} cannot be used: {error}", hint) from error
     if hashlib.sha256(data).hexdigest() != saved.sha256:
-        raise BundleError(f"{folder / STATE} is damaged: its sha256 is not that of {PROGRESS}", hint)
+        raise BundleError(f"{folder}/{saved.step}.{STATE} is damaged: its sha256 is not that of {PROGRESS}", hint)
     tensors = load(data)
     try:
         model.load_state_dict({k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)})

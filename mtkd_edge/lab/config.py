@@ -55,7 +55,7 @@ def check_terms(terms: tuple[float, float, float]) -> None:
         raise UsageError(f"r1, r2 and r3 are finite, not negative and not all 0, got {terms}", "--terms 1,1,1")
 
 
-REVISION = 5
+REVISION = 6
 """Of what the methods compute; increased when a stopped run could not go on as it began."""
 PROGRAM = f"{__version__}, method {REVISION}"
 """What computed a figure: those of two programs do not belong in one table."""
@@ -151,6 +151,10 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise UsageError(
                 f"--prune is an importance below 1 / {count}, the mean of {count} teachers, got {self.prune:g}",
                 "--prune 0.1",
+            )
+        if self.prune and self.weights == "equal":
+            raise UsageError(
+                "--prune drops teachers of little importance, equal weights know none", "--weights learned"
             )
         if self.merge and count == 1:
             raise UsageError("--merge makes one teacher of several, got one", "--teachers A,B,C")

@@ -42,9 +42,19 @@ def differ(aspects: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
 
 
 def shaped(size: int, aspect: float) -> tuple[int, int]:
-    """Height and width, multiples of 32, of about size x size pixels that are `aspect` times as wide as high."""
-    height, width = (max(32, 32 * round(size * side / 32)) for side in (aspect**-0.5, aspect**0.5))
-    return height, width
+    """Height and width, multiples of 32, of about size x size pixels that are about `aspect` times as wide as high.
+
+    Of the multiples next to either side those that keep the shape best; how many pixels they have counts nearly as
+    much.
+    """
+
+    def apart(sides: tuple[int, int]) -> float:
+        height, width = sides
+        return abs(math.log(width / height / aspect)) + 0.9 * abs(math.log(width * height / size**2))
+
+    exact = size * aspect**-0.5 / 32, size * aspect**0.5 / 32
+    near = [{32 * max(1, cells) for cells in (math.floor(side), math.ceil(side))} for side in exact]
+    return min(((height, width) for height in sorted(near[0]) for width in sorted(near[1])), key=apart)
 
 
 def boxed_side(size: int, aspects: np.ndarray[tuple[int], np.dtype[np.float64]]) -> int:

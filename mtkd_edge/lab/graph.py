@@ -1,6 +1,6 @@
 """The two graphs that leave the lab: pixels -> features, and features -> map and score.
 
-`FeatureGraph` ends in named pairs (student_<level>, reference_<level>); it alone is ever quantised. `ScoreHead` is
+`MapFeatures` ends in named pairs (student_<level>, reference_<level>); it alone is ever quantised. `ScoreHead` is
 `mtkd_edge.score` written in torch, constant by constant from the same `ScoreSpec`.
 """
 

@@ -203,7 +203,10 @@ def taught(
     teacher: EdgeTeacher, lessons: Sequence[Lesson], steps: int, batch: int, seed: int, device: torch.device,
     folder: Path, progress: Progress, view: View = WHOLE,
 ) -> tuple[EdgeMix, list[dict[str, float]]]:  # fmt: skip
-    """The edge teacher after so many steps, each with frames of every lesson; its history. Resumes as `distil` does."""
+    """The edge teacher after so many steps, each with frames of every lesson, as many as fit; its history.
+
+    Resumes as `distil` does.
+    """
     net = EdgeMix(teacher, view).to(device)
     fit_linear(net, lessons, batch, device)
     energy = lessons[0].target.float().square().mean((0, 2, 3))
@@ -211,7 +214,8 @@ def taught(
 
     def draw(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((seed, step))
-        picked = [(lessons[i % len(lessons)], int(rng.integers(2**31))) for i in range(batch)]
+        begin = step * batch if batch < len(lessons) else 0  # where not all fit into a step they take turns
+        picked = [(lessons[(begin + i) % len(lessons)], int(rng.integers(2**31))) for i in range(batch)]
         frames = np.stack([lesson.frames[number % len(lesson.frames)] for lesson, number in picked])
         target = torch.stack([lesson.target[number % len(lesson.frames)] for lesson, number in picked])
         return nchw(torch.from_numpy(frames).to(device)), target.to(device).float()

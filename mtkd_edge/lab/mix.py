@@ -3,7 +3,7 @@
 For each tap of each teacher, with statistics of the normal photos alone:
 
     divide each channel by the root of its deviation (floored at 1e-3 of the median), keep the C leading principal
-    directions, divide by the block's root energy, resize to one grid at stride 8
+    directions, divide by the root of their mean energy, resize to one grid at stride 8
 
 Divided by its whole deviation, a channel that is mere noise on good parts would count as much as one that tells;
 undivided, a few loud channels would decide. Both were measured (docs/decisions.md), and so was a blur, with which
@@ -42,7 +42,7 @@ class Block:
 
 
 class Mix(nn.Module):
-    """K teachers and their alignment. Pixels [N, 3, H, W] in 0..255 -> blocks of unit energy [N, D, H/8, W/8].
+    """K teachers, aligned: pixels [N, 3, H, W] in 0..255 -> blocks [N, D, H/8, W/8], each channel of unit energy.
 
     The blocks of letterboxed frames are those of their photos, on the grid of `view` (`letterbox.py`).
     """
@@ -69,7 +69,7 @@ class Mix(nn.Module):
         return [tap for teacher in self.teachers for tap in teacher(seen)]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The stacked blocks, each of unit energy on normal photos, not yet weighted."""
+        """The stacked blocks, of unit energy a channel on normal photos, not yet weighted."""
         side = (pixels.shape[2] // GRID_STRIDE, pixels.shape[3] // GRID_STRIDE)
         blocks = [resize(conv(tap), side) for conv, tap in zip(self.align, self.taps(pixels), strict=True)]
         return self.view.placed(torch.cat(blocks, 1), pixels)

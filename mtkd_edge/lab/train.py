@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +20,7 @@ from mtkd_edge import __version__, bundle, dataset, threshold
 from mtkd_edge.aspect import aspects_of
 from mtkd_edge.bundle import Manifest, TeacherInfo, make_folder, sha256, write_file
 from mtkd_edge.dataset import Dataset
-from mtkd_edge.errors import BundleError, DataError, MtkdError, UsageError
+from mtkd_edge.errors import BundleError, DataError, UsageError
 from mtkd_edge.files import UNREADABLE
 from mtkd_edge.frames import FrameSpec
 from mtkd_edge.lab import export, map_method, paper_method, plots, teachers
@@ -29,11 +30,12 @@ from mtkd_edge.lab.map_method import Frames, Inputs, Teaching, Trained
 from mtkd_edge.lab.photos import load_frames
 from mtkd_edge.lab.teachers import Teacher
 from mtkd_edge.listing import photos_under
+from mtkd_edge.places import BUNDLE_FOLDER, CONFIG, LISTING, METRICS
 from mtkd_edge.progress import Progress, silent
 from mtkd_edge.score import oracle
 from mtkd_edge.synthetic import paste_defect
 
-CONFIG, DATA, METRICS, CHECKPOINT = "config.json", "data.json", "metrics.json", "checkpoint"
+CHECKPOINT = "checkpoint"
 INPUTS = "inputs.json"
 """sha256 of what is read besides the photos."""
 GOLDEN_FRAMES = 4
@@ -46,27 +48,30 @@ def train(config: TrainConfig, progress: Progress = silent) -> Path:
     photos or weights, GateError when the exported graphs and torch disagree.
     """
     config.check()
+    device = pick_device(config.device)
     run = Path(config.out)
     _claim(run, config)
     try:
-        return _train(run, config, progress)
-    except MtkdError:
+        return _train(run, config, torch.device(device), progress)
+    except Exception as error:
         if not config.resume:
             _let_go(run)
+        if isinstance(error, torch.OutOfMemoryError):
+            what = f"{device} has too little memory for {config.batch} frames of {config.size} pixels at a time"
+            raise UsageError(what, f"--batch {max(2, config.batch // 2)}, and another --out") from error
         raise
 
 
-def _train(run: Path, config: TrainConfig, progress: Progress) -> Path:
+def _train(run: Path, config: TrainConfig, device: torch.device, progress: Progress) -> Path:
     began = time.monotonic()
     listing = dataset.scan(Path(config.data), progress, part=config.part)
     if config.resume:
-        _same_photos(run / DATA, listing)
-    write_file(run / DATA, dataset.encode(listing))
+        _same_photos(run / LISTING, listing)
+    write_file(run / LISTING, dataset.encode(listing))
     frame = frame_spec(config, listing)
     sides = [
         load_frames(listing.side(side), frame, progress, "reading photos") for side in ("train", "tune", "held-out")
     ]
-    device = torch.device(pick_device(config.device))
     generic = generic_frames(Path(config.generic), frame, progress) if config.generic else None
     _same_inputs(run / INPUTS, inputs_of(config, generic), config.resume)
     inputs = Inputs(sides[0], sides[1], generic, view_of(config, frame))
@@ -122,12 +127,15 @@ def generic_frames(folder: Path, frame: FrameSpec, progress: Progress) -> Frames
 
 def pick_device(asked: str) -> str:
     """`auto` is the GPU where torch sees one. Raises UsageError for a GPU that is not there."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {asked}: torch sees no CUDA GPU here", "--device cpu")
-    if asked != "cpu" and not asked.startswith("cuda"):
-        raise UsageError(f"--device is auto, cpu or cuda, got {asked!r}", "--device auto")
+        return "cuda" if count else "cpu"
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", asked)
+    if found is None:
+        raise UsageError(f"--device is auto, cpu, cuda or cuda:N, got {asked!r}", "--device auto")
+    if asked != "cpu" and int(found[1] or 0) >= count:
+        seen = f"{count} CUDA GPUs here, cuda:0 the first" if count else "no CUDA GPU here"
+        raise UsageError(f"--device {asked}: torch sees {seen}", "--device cuda" if count else "--device cpu")
     return asked
 
 
@@ -143,7 +151,9 @@ def _claim(run: Path, config: TrainConfig) -> None:
         if old.revision != REVISION:
             what = f"{run} was begun by a version of mtkd-edge whose method computes other features"
             raise UsageError(what, "mtkd-edge train without --resume, to another --out")
-        changed = [f for f in TrainConfig.__struct_fields__ if getattr(old, f) != getattr(fresh, f)]
+        # `out` may differ: a run may be moved, and is found from wherever it is named
+        fields = [field for field in TrainConfig.__struct_fields__ if field != "out"]
+        changed = [field for field in fields if getattr(old, field) != getattr(fresh, field)]
         if changed:
             raise UsageError(
                 f"{run} was started with another {', '.join(changed)}", f"repeat its options, they are in {path}"
@@ -158,7 +168,7 @@ def _claim(run: Path, config: TrainConfig) -> None:
 def _let_go(run: Path) -> None:
     """What was refused before it had learned anything does not keep the folder, nor its name."""
     if not (run / CHECKPOINT).exists():
-        for name in (CONFIG, DATA, INPUTS):
+        for name in (CONFIG, LISTING, INPUTS):
             (run / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # there is something else in it
             run.rmdir()
@@ -203,7 +213,7 @@ def _same_inputs(path: Path, now: dict[str, str], resume: bool) -> None:
 def _bundle(
     run: Path, config: TrainConfig, listing: Dataset, frame: FrameSpec, trained: Trained, held_out: Frames,
 ) -> tuple[Manifest, threshold.Threshold]:  # fmt: skip
-    folder = run / "bundle"
+    folder = run / BUNDLE_FOLDER
     folder.mkdir(exist_ok=True)
     features = trained.features.cpu().eval()
     export.write_graphs(folder, features, trained.score, frame, golden_frames(held_out, config.seed))

@@ -18,6 +18,8 @@ from mtkd_edge.device.decisions.rules import Rules
 from mtkd_edge.verdict import State
 
 SILENT = "no fresh verdict"
+STALE = 1.0
+"""Seconds without a beat of the station after which no output lets an old answer stand."""
 START = 10.0
 """Seconds that a source gets for its first frame before somebody is called; the answer is `invalid` all the while."""
 

@@ -22,15 +22,13 @@ from typing import Any, Literal
 import msgspec
 
 from mtkd_edge.device.decisions.board import Status
-from mtkd_edge.device.decisions.line import Answer
+from mtkd_edge.device.decisions.line import STALE, Answer
 from mtkd_edge.device.health import Event, Tell, untold
 from mtkd_edge.device.plc.registers import worst
 from mtkd_edge.device.task import Task
 from mtkd_edge.errors import MissingExtraError, UsageError
 
 CONSUMER = "mtkd-edge"
-STALE = 1.0
-"""Seconds without a beat after which the outputs are safe."""
 TICK = 0.1
 RETRY = 1.0
 """Seconds until a chip that failed is asked for again: one on USB may come back."""

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mtkd_edge.device.decisions.board import Status
-from mtkd_edge.device.decisions.line import Answer
+from mtkd_edge.device.decisions.line import STALE, Answer
 from mtkd_edge.device.plc.registers import PARTS, parts, table
 from mtkd_edge.errors import MtkdError, UsageError
 
@@ -30,8 +30,6 @@ HEAD = struct.Struct(">HHHB")
 CLIENTS = 16
 SILENCE = 60.0
 """Seconds without a request after which a connection is closed: a controller asks many times a second."""
-STALE = 1.0
-"""Seconds after the last beat for which answers are given: an old `good` must not stand."""
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE, FAILED = 1, 2, 3, 4
 MOST = {1: 2000, 2: 2000, 3: 125, 4: 125}
 """Bits or registers in one answer."""

@@ -21,15 +21,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mtkd_edge.device.decisions.board import Status
-from mtkd_edge.device.decisions.line import Answer
+from mtkd_edge.device.decisions.line import STALE, Answer
 from mtkd_edge.device.plc.registers import CODES, worst
 from mtkd_edge.device.task import Task
 from mtkd_edge.errors import MissingExtraError, MtkdError, UsageError
 
 NAMESPACE = "urn:mtkd-edge"
 PACE = 0.05
-STALE = 1.0
-"""Seconds without a beat after which the answers are invalid."""
 START = 20.0
 
 Values = dict[str, float | int | bool | str]

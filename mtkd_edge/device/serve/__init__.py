@@ -6,5 +6,6 @@ pictures.py         a frame or an event as a JPEG, drawn when somebody looks
 metrics.py          the same figures for Prometheus
 access.py           who may look
 app_starlette.py    the routes;  server_uvicorn.py  the thread that serves them
+open.py             all of it put together and started
 page/               the page itself: HTML, CSS and JavaScript of our own, nothing from elsewhere
 """

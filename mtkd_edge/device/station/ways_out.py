@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtkd_edge.device.decisions.board import Status
-from mtkd_edge.device.decisions.line import Answer
+from mtkd_edge.device.decisions.line import STALE, Answer
 from mtkd_edge.device.events.clock import Clock
 from mtkd_edge.device.outbox.mqtt_paho import Mqtt, MqttOptions, plain
 from mtkd_edge.device.outbox.webhook import Webhook, WebhookOptions
@@ -17,8 +17,6 @@ from mtkd_edge.device.station.secrets import secret
 from mtkd_edge.device.task import Task
 from mtkd_edge.errors import UsageError
 
-STALE = 1.0
-"""Seconds without a beat after which every answer by MQTT is `invalid`."""
 TICK = 0.1
 
 

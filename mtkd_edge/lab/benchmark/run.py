@@ -78,6 +78,7 @@ def run(
             for seed in range(seeds)
         ]
         outcomes = _outcomes(jobs, _Photos(suite, begun / "photos"), out / RESULTS, maker)
+        shutil.rmtree(begun / "photos", ignore_errors=True)  # as files, of suites that keep them otherwise
     except MtkdError:
         if fresh:
             _let_go(out)

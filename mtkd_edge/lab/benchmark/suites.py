@@ -77,7 +77,7 @@ def choose(suite: Suite, asked: Sequence[str]) -> tuple[str, ...]:
     there = suite.categories()
     if missing := [name for name in asked if name not in there]:
         raise UsageError(f"no category is called {', '.join(missing)}", f"choose from {', '.join(there)}")
-    return tuple(asked) or there
+    return tuple(dict.fromkeys(asked)) or there
 
 
 def spread(count: int, limit: int | None) -> NDArray[np.int64]:
