@@ -46,9 +46,11 @@ class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return f"{self.score:.4g}: at most {rate} false alarms a good part, guaranteed by {self.photos} photos"
         if self.method == "manual":
             return f"{self.score:.4g}: set by hand"
+        # the least rate that n photos guarantee is 1 / (n + 1), told as one that `--false-alarms` takes
+        least = math.ceil(1000 / (self.photos + 1) - 1e-9) / 1000
         return (
             f"{self.score:.4g}: aims at {rate} false alarms a good part by a tail fit on {self.photos} photos; "
-            f"{self.missing} more would make it a guarantee"
+            f"{self.missing} more would make it a guarantee, {self.photos} guarantee {least:g}"
         )
 
 

@@ -127,12 +127,6 @@ def test_a_wrong_setting_of_a_build_ends_with_2(
     assert failed(capfd, "build-engine", str(plant.run), "--fp32", *words)["exit_code"] == 2
 
 
-def test_a_run_may_be_named_by_its_bundle(plant: Factory, tmp_path: Path) -> None:
-    words = ["build-engine", str(plant.run / "bundle"), "--fp32", "--target", "cpu", "--out", str(tmp_path / "engine")]
-    assert app.run(words) == 0
-    assert bundle.load_engine(tmp_path / "engine").precision == "fp32"
-
-
 def test_too_few_photos_end_with_3(plant: Factory, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     two = factory.write(tmp_path / "two", np.zeros((2, 64, 64, 3), np.uint8))
     assert failed(capfd, "threshold", str(plant.engine), "--photos", str(two))["exit_code"] == 3

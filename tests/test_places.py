@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny
 
 from mtkd_edge import places
+from mtkd_edge.cli.build import build_engine
 from mtkd_edge.errors import BundleError, UsageError
+from mtkd_edge.lab import build_run
 
 
 def made(path: Path, age: int) -> Path:
@@ -92,3 +95,20 @@ def test_an_engine_stays_in_its_folder() -> None:
     assert places.engine_folder("bottle", "cpu") == Path("engines/bottle-cpu")
     with pytest.raises(UsageError):
         places.engine_folder("../bottle", "cpu")
+
+
+def test_an_engine_of_a_run_that_is_named_by_its_bundle_is_built_from_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):  # noqa: N818 - not an error
+        pass
+
+    def build(run: Path, source: Path, *rest: object) -> None:
+        raise Stop(run, source)
+
+    tiny.make_bundle(tmp_path / "run" / places.BUNDLE_FOLDER)
+    monkeypatch.setattr(build_run, "build", build)
+    for named in (tmp_path / "run", tmp_path / "run" / places.BUNDLE_FOLDER):
+        with pytest.raises(Stop) as stopped:
+            build_engine(named, target="cpu")
+        assert stopped.value.args == (tmp_path / "run", tmp_path / "run" / places.BUNDLE_FOLDER)

@@ -72,7 +72,7 @@ def test_a_tail_fit_says_that_it_is_no_guarantee_and_how_many_photos_would_make_
     assert found.method == "tail-fit"
     assert found.missing == 899
     assert "aims at 0.001 false alarms" in found.describe()
-    assert "tail fit on 100 photos; 899 more would make it a guarantee" in found.describe()
+    assert "tail fit on 100 photos; 899 more would make it a guarantee, 100 guarantee 0.01" in found.describe()
     assert "guaranteed by 100 photos" in threshold.fit(scores, scores, 0.05).describe()
     assert Threshold(2.5, 1, "manual", 0.01, 0).describe() == "2.5: set by hand"
 
@@ -187,3 +187,11 @@ def test_it_is_not_fitted_to_what_was_learned_from_and_says_what_it_left_out(
     (photos / "999.png").write_bytes(b"")
     assert app.run(["threshold", str(plant.engine), "--photos", str(photos)]) == 0
     assert "999.png" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("photos", [4, 12, 33, 99, 100, 105, 998])
+def test_the_rate_that_is_said_to_be_guaranteed_is(photos: int) -> None:
+    scores = np.arange(float(photos))
+    said = float(threshold.fit(scores, scores, 1e-4).describe().rpartition("guarantee ")[2])
+    assert threshold.fit(scores, scores, said).method == "conformal"
+    assert threshold.fit(scores, scores, max(1e-4, said - 0.001)).method == "tail-fit"
