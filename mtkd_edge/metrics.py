@@ -121,25 +121,16 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     return low, high
 
 
-def pixel_auroc(masks: Sequence[Mask], maps: Sequence[Scores]) -> float | None:
-    """AUROC over all pixels of all photos, exact, ties counting half. None without both classes."""
-    return pixel_figures(masks, maps)[0]
-
-
-def aupro(masks: Sequence[Mask], maps: Sequence[Scores], limit: float = 0.3) -> float | None:
-    """Area under the per-region-overlap curve up to a false-positive rate of `limit`, divided by `limit`.
-
-    MVTec's definition (Bergmann et al. 2021, doi:10.1007/s11263-020-01400-4): each 8-connected region of a mask counts
-    the same, whatever its size; false positives are counted over the good pixels of all photos; the last piece of the
-    curve is interpolated. None without both classes.
-    """
-    return pixel_figures(masks, maps, limit)[1]
-
-
 def pixel_figures(
     masks: Sequence[Mask], maps: Sequence[Scores], limit: float = 0.3
 ) -> tuple[float, float] | tuple[None, None]:
-    """`pixel_auroc` and `aupro` for the work of one of them."""
+    """AUROC over all pixels of all photos, exact, ties counting half, and AUPRO. None without both classes.
+
+    AUPRO is the area under the per-region-overlap curve up to a false-positive rate of `limit`, divided by `limit`, by
+    MVTec's definition (Bergmann et al. 2021, doi:10.1007/s11263-020-01400-4): each 8-connected region of a mask counts
+    the same, whatever its size; false positives are counted over the good pixels of all photos; the last piece of the
+    curve is interpolated. Raises ValueError for shapes that differ and a limit outside (0, 1].
+    """
     if not 0 < limit <= 1:
         raise ValueError(f"limit is a false-positive rate in (0, 1], got {limit}")
     ranks = _rank_pixels(masks, maps)

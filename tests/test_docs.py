@@ -22,7 +22,7 @@ from mtkd_edge.errors import MtkdError
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP: Any = typer.main.get_command(app)
-BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?:bash|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(r"<!-- executed by tests/test_docs.py -->\n```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMANDS = set(GROUP.commands)
 
@@ -35,11 +35,12 @@ def tracked(*patterns: str) -> list[Path]:
 DOCUMENTS = tracked("*.md")
 
 
-def spoken_lines(text: str) -> list[list[str]]:
-    """The words of every `mtkd-edge ...` line in the shell blocks, comments off."""
-    lines = [line for block in BLOCK.findall(text) for line in block.splitlines()]
-    words = [shlex.split(line, comments=True) for line in lines]
-    return [line[1:] for line in words if line and line[0] == "mtkd-edge"]
+def spoken_lines(text: str, program: str = "mtkd-edge") -> list[list[str]]:
+    """The words after `program` of every line that begins with it in the blocks, comments off, pieces joined."""
+    lines = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    said = [line.removeprefix("sudo -u mtkd-edge ") for line in lines]
+    words = [shlex.split(line, comments=True) for line in said if line.startswith(f"{program} ")]
+    return [line[len(program.split()) :] for line in words]
 
 
 def wrong(words: list[str]) -> list[str]:
@@ -60,8 +61,26 @@ def test_every_command_in_a_document_exists_with_its_options(document: Path) -> 
     assert {" ".join(words): wrong(words) for words in spoken_lines(document.read_text()) if wrong(words)} == {}
 
 
+def options_of(script: str) -> set[str]:
+    """What a script takes, by its text; `measure.py` gives to `train` what it does not know itself."""
+    found = set(re.findall(r'"(--[a-z-]+)"', (ROOT / script).read_text()))
+    if script.endswith("measure.py"):
+        found |= {option for parameter in GROUP.commands["train"].params for option in parameter.opts}
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_script_in_a_document_takes_its_options(document: Path) -> None:
+    for words in spoken_lines(document.read_text(), "python"):
+        if words[0].startswith("scripts/"):
+            assert {word for word in words if word.startswith("--")} <= options_of(words[0]), words
+
+
 def test_a_wrong_command_line_would_be_noticed() -> None:
     assert spoken_lines("```bash\nmtkd-edge train x --fast  # quick\n```\n") == [["train", "x", "--fast"]]
+    assert spoken_lines("```text\nmtkd-edge train \\\n  x\n1 mtkd-edge\n```\n") == [["train", "x"]]
+    assert "--seeds" in options_of("scripts/measure.py") and "--merge" in options_of("scripts/measure.py")
+    assert "--fast" not in options_of("scripts/measure.py")
     assert wrong(["train", "--fast"]) == ["--fast"]
     assert wrong(["fly"]) and wrong(["events", "fly"])
     assert wrong(["events", "list", "./shift-1", "--fast"]) == ["--fast"]
