@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mtkd_edge.device.decisions.rules import Rules
 from mtkd_edge.device.station import config
 from mtkd_edge.device.station.secrets import secret
 from mtkd_edge.errors import UsageError
@@ -147,3 +148,15 @@ def test_a_secret_that_is_not_there_is_named_and_never_shown(tmp_path: Path, mon
         with pytest.raises(UsageError, match=message) as caught:
             secret("password", file, env, tmp_path)
         assert "canary" not in str(caught.value)
+
+
+def test_the_rules_of_a_source_say_what_differs_from_those_of_the_station(tmp_path: Path) -> None:
+    path = tmp_path / "station.toml"
+    path.write_text(
+        "[rules]\nlatch = true\nvotes = 2\nof = 3\n[events]\nfolder = 'e'\n"
+        "[[source]]\naddress = 'a'\n[source.rules]\nvotes = 3\nfresh = 5.0\n[[source]]\naddress = 'b'\n"
+    )
+    found = config.read(path)
+    first, second = found.source
+    assert first.rules == Rules(votes=3, of=3, latch=True, fresh=5.0)
+    assert (second.rules, found.rules) == (None, Rules(votes=2, of=3, latch=True))

@@ -6,7 +6,7 @@ Paths in the file start at the file's own folder. Secrets are not in it: `<key>_
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -149,7 +149,7 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file. `rules` hold for every source without its own; `silence` is when a camera is called stalled."""
+    """The whole file. `rules` hold for every source, but for what its own say. `silence`: when a camera is called stalled."""
 
     station: str = "station"
     engine: str = ""
@@ -183,13 +183,22 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def read(path: Path) -> Config:
     """A configuration file. Raises UsageError naming the file and the place in it."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Config)
+        return msgspec.convert(_completed(msgspec.toml.decode(path.read_bytes())), Config)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "--config station.toml") from error
     except msgspec.ValidationError as error:
         raise UsageError(f"{path}: {error}", _hint(str(error))) from error
     except UNREADABLE as error:
         raise UsageError(f"{path} is no TOML: {error}", "strings in quotes, sections in [brackets]") from error
+
+
+def _completed(given: Any) -> Any:
+    """The rules of a source say what is different there: the rest is that of `[rules]`, a latch above all."""
+    common, sources = (given.get(key) for key in ("rules", "source"))
+    for source in sources if isinstance(common, dict) and isinstance(sources, list) else ():
+        if isinstance(source, dict) and isinstance(own := source.get("rules"), dict):
+            source["rules"] = {**common, **own}
+    return given
 
 
 def _hint(message: str) -> str:
