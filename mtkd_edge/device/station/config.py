@@ -149,7 +149,7 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file. `rules` hold for every source, but for what its own say. `silence`: when a camera is called stalled."""
+    """The whole file. `rules` hold for every source, but for what its own say. `silence`: when a camera is stalled."""
 
     station: str = "station"
     engine: str = ""
