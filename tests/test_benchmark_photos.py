@@ -224,3 +224,13 @@ def test_what_is_left_out_is_counted_and_what_cannot_be_tested_is_not_trained(
     shutil.rmtree(disc / "test" / "good")
     with pytest.raises(DataError, match="gives test photos of blotch, wanted good and others"):
         one(settings, tmp_path / "other")
+
+
+def test_photos_may_be_named_in_another_way(
+    disc: Path, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (before,) = one(folder(disc, names), tmp_path / "out")
+    monkeypatch.chdir(disc.parent)
+    monkeypatch.setattr(paper_cell, "run", lambda *arguments: pytest.fail("it was trained again"))
+    (after,) = one(folder(Path(disc.name), names), tmp_path / "out")
+    assert after == before

@@ -61,7 +61,7 @@ def config(job: Job, photos: Path, model: Path) -> TrainConfig:
     """The settings as `train` takes them; a run that was stopped is resumed."""
     return msgspec.structs.replace(
         job.settings.training(),
-        data=str(photos),
+        data=str(photos.resolve()),
         out=str(model),
         teachers=job.variant.teachers,
         weights=job.variant.weights,

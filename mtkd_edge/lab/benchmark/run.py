@@ -208,7 +208,8 @@ def claim(out: Path, wanted: Claim) -> bool:
         raise BundleError(
             f"{path} is damaged or of another version: {error}", "--out FOLDER, one that does not exist yet"
         ) from error
-    fields = Settings.__struct_fields__
+    same = Path(old.settings.root).resolve() == Path(wanted.settings.root).resolve()  # however it was spelt
+    fields = [name for name in Settings.__struct_fields__ if not (same and name == "root")]
     if changed := [name for name in fields if getattr(old.settings, name) != getattr(wanted.settings, name)]:
         raise UsageError(f"{out} was run with another {', '.join(changed)}", f"another --out than {out}")
     if old.made_by != wanted.made_by:
