@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import msgspec
 
 from mtkd_edge.device.events import pictures
@@ -31,10 +33,10 @@ def prune(database: Database, limits: Limits, clock: Clock, used: int) -> tuple[
     """
     doomed: list[Old] = []
     freed = 0
-    days = limits.days if limits.days is not None and clock.settled() else None
+    ages = Ages(database, clock, limits.days * DAY) if limits.days is not None and clock.settled() else None
     for latched in (False, True):
         for event in database.oldest(latched, AT_ONCE - len(doomed)):
-            stale = days is not None and not latched and _stale(event, days * DAY, database, clock)
+            stale = ages is not None and not latched and ages.stale(event)
             if used - freed <= limits.bytes and not stale:
                 break
             doomed.append(event)
@@ -50,30 +52,39 @@ def prune(database: Database, limits: Limits, clock: Clock, used: int) -> tuple[
     return len(doomed), freed
 
 
-def _stale(event: Old, longest: float, database: Database, clock: Clock) -> bool:
-    """Whether it is older than `longest` seconds, in days when a clock was wrong as well."""
-    if clock.believed() - _written(event, database, clock) <= longest:
-        return False
-    try:
-        whole = database.get(event.id)
-    except DataError:  # its id is damaged: kept for ever it would keep all that follow it
-        return True
-    # what this boot has written before its clock was set only looks old
-    return whole.boot != clock.boot or clock.stamp().monotonic - whole.monotonic > longest
+class Ages:
+    """How old events are, now, in days when a clock was wrong as well. `longest` is in seconds."""
 
+    def __init__(self, database: Database, clock: Clock, longest: float) -> None:
+        self._database, self._longest = database, longest
+        self._now, self._stamp = clock.believed(), clock.stamp()
 
-def _written(event: Old, database: Database, clock: Clock) -> float:
-    """Seconds since the epoch.
+    def stale(self, event: Old) -> bool:
+        """Whether it is older than `longest`."""
+        if self._now - self._written(event) <= self._longest:
+            return False
+        try:
+            whole = self._database.get(event.id)
+        except DataError:  # its id is damaged: kept for ever it would keep all that follow it
+            return True
+        # what this boot has written before its clock was set only looks old
+        return whole.boot != self._stamp.boot or self._stamp.monotonic - whole.monotonic > self._longest
 
-    By its id, which no clock that was set back has made smaller. Where that lies ahead, because a clock once ran ahead
-    and ids only grow, by its wall time; where that does too, it is at least as old as the first one that does not.
-    """
-    now = clock.believed()
-    try:
-        told = seconds_of(event.id)
-    except ValueError:
-        told = 0.0
-    if told <= now:
-        return told
-    first = event.wall if event.wall <= now else database.first_wall(now)
-    return now if first is None else first
+    def _written(self, event: Old) -> float:
+        """Seconds since the epoch.
+
+        By its id, which no clock that was set back has made smaller. Where that lies ahead, because a clock once ran
+        ahead and ids only grow, by its wall time; where that does too, it is as old as the first one that does not.
+        """
+        try:
+            told = seconds_of(event.id)
+        except ValueError:
+            told = 0.0
+        if told <= self._now:
+            return told
+        return event.wall if event.wall <= self._now else self._first
+
+    @cached_property
+    def _first(self) -> float:
+        found = self._database.first_wall(self._now)
+        return self._now if found is None else found
