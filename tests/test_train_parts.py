@@ -97,15 +97,19 @@ def test_a_window_of_the_autoencoder_forgives_shifts_that_no_training_photo_had(
     assert residual(around, moved) < 0.1 * residual(alone, moved)
 
 
-def test_the_moments_of_a_window_are_those_of_all_that_lies_in_it() -> None:
+def test_the_moments_of_a_window_are_half_the_positions_own_and_half_of_all_that_lies_in_it() -> None:
     rows = torch.randn(16, 30, 5, generator=torch.Generator().manual_seed(4))  # 4 x 4 positions, 30 photos
     mean, covariance = Moments(rows).over(3, (4, 4))
     inside = [y * 4 + x for y in (0, 1, 2) for x in (1, 2, 3)]  # around row 1, column 2
     corner = [0, 1, 4, 5]
     for position, window in ((1 * 4 + 2, inside), (0, corner)):
-        samples = rows[window].reshape(-1, 5)
+        # as many samples of the position itself as of all the window
+        samples = torch.cat([rows[window].reshape(-1, 5), rows[position].repeat(len(window), 1)])
         torch.testing.assert_close(mean[position], samples.mean(0), rtol=0, atol=1e-5)
-        torch.testing.assert_close(covariance[position], samples.T.cov(correction=0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(covariance[position], torch.cov(samples.T, correction=0), rtol=0, atol=1e-4)
+    alone, spread = Moments(rows).over(1, (4, 4))
+    torch.testing.assert_close(alone[3], rows[3].mean(0))
+    torch.testing.assert_close(spread[3], torch.cov(rows[3].T, correction=0))
 
 
 def test_the_space_of_the_autoencoders_is_orthonormal_and_keeps_the_energy() -> None:

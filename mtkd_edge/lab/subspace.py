@@ -20,7 +20,7 @@ Every position has numbers of its own, so what a frame costs is to read them; of
 steps nearly: 16 MB for 80 channels at 1024 positions, where G_p has 26.
 
 With a window of one position it is sharpest, for parts that lie alike to the pixel; a wider one sees w^2 times as many
-samples and forgives shifts. PaDiM (arXiv:2011.08785) asks for Mahalanobis' distance, in which the directions that vary
+samples and forgives shifts. Half of its weight is the position's own, so that what is around cannot blur it away. PaDiM (arXiv:2011.08785) asks for Mahalanobis' distance, in which the directions that vary
 least outweigh all others.
 """
 
@@ -39,6 +39,8 @@ def code_size(samples: int) -> int:
     return max(1, min(CODE, samples // SAMPLES_A_DIRECTION))
 
 
+OWN = 0.5
+"""The share of a window's weight that is its middle's; the other half is spread over all of it."""
 STEPS = 4
 """Of the triangle: more would save less than a product more costs."""
 
@@ -106,7 +108,10 @@ class Moments:
         self.covariance = centred.transpose(1, 2) @ centred / self.photos
 
     def over(self, window: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of all that a window around each position shows; at the border, of what lies inside."""
+        """Mean and covariance of what a window around each position shows, half of it the position's own.
+
+        At the border, of what lies inside.
+        """
         mean = _averaged(self.mean, window, grid)
         between = _averaged(_outer(self.mean), window, grid) - _outer(mean)
         return mean, _averaged(self.covariance, window, grid) + between
@@ -117,7 +122,9 @@ def _outer(mean: Tensor) -> Tensor:
 
 
 def _averaged(values: Tensor, window: int, grid: tuple[int, int]) -> Tensor:
-    """The mean over the window around each position: [positions, ...], the same shape."""
+    """The weighted mean over the window around each position: [positions, ...], the same shape."""
+    if window == 1:
+        return values
     plane = values.flatten(1).T.reshape(1, -1, *grid)
     mean = nn.functional.avg_pool2d(plane, window, 1, window // 2, count_include_pad=False)
-    return mean.flatten(2)[0].T.reshape(values.shape)
+    return OWN * values + (1 - OWN) * mean.flatten(2)[0].T.reshape(values.shape)
