@@ -20,8 +20,8 @@ Every position has numbers of its own, so what a frame costs is to read them; of
 steps nearly: 16 MB for 80 channels at 1024 positions, where G_p has 26.
 
 With a window of one position it is sharpest, for parts that lie alike to the pixel; a wider one sees w^2 times as many
-samples and forgives shifts. Half of its weight is the position's own, so that what is around cannot blur it away. PaDiM (arXiv:2011.08785) asks for Mahalanobis' distance, in which the directions that vary
-least outweigh all others.
+samples and forgives shifts. Half of its weight is the position's own, so that what lies around does not blur it away.
+PaDiM (arXiv:2011.08785) asks for Mahalanobis' distance, in which the directions that vary least outweigh all others.
 """
 
 from __future__ import annotations
