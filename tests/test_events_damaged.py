@@ -195,6 +195,7 @@ def test_a_sink_says_that_the_store_cannot_be_read(tmp_path: Path, monkeypatch: 
         patch.setattr(Database, "find", malformed)
         keeper(verdict(1), None, None)
         store.until(lambda: sender.trouble() == "the store cannot be read: database disk image is malformed")
-    store.until(lambda: channel.got == [1] and sender.trouble() == "")
+    store.until(lambda: sender.trouble() == "" and channel.got)
     keeper.close()
     sender.close()
+    assert channel.got == [1]
