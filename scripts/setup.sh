@@ -36,10 +36,10 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 
 echo "installing mtkd-edge with [$extras] in $venv: a few minutes the first time, most of it torch" >&2
-"$venv/bin/python" -m pip install --quiet --no-compile --editable ".[$extras]" >&2
+"$venv/bin/python" -m pip install --quiet --editable ".[$extras]" >&2
 
 # NVIDIA's real parser and builder run without a GPU; where there is no wheel for this machine, its tests skip
-if ! "$venv/bin/python" -m pip install --quiet --no-compile --editable ".[rtx-builder]" >&2; then
+if ! "$venv/bin/python" -m pip install --quiet --editable ".[rtx-builder]" >&2; then
   echo "note: tensorrt-rtx has no package for this machine; the tests of the TensorRT builder will be skipped" >&2
 fi
 echo "$wanted" >"$stamp"
