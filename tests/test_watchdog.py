@@ -20,6 +20,10 @@ from test_station import station
 
 from mtkd_edge.device.engine import Frames, Inference
 from mtkd_edge.device.engines.fake import FakeEngine
+from mtkd_edge.device.health import Health
+from mtkd_edge.device.ledger import Ledger
+from mtkd_edge.device.station.watchdog import Watchdog
+from mtkd_edge.verdict import State
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "packaging" / "mtkd-edge.service"
@@ -99,6 +103,21 @@ def watched(
     finally:
         stop.set()
         thread.join(10)
+
+
+def test_nothing_is_said_after_the_last_word(systemd: Systemd) -> None:
+    ledger, health = Ledger({"a": True}), Health({"a": True}, silence=1.0)
+    watchdog = Watchdog({"a": True}, 1.0)
+    watchdog.attach(ledger, health)
+    watchdog(())
+    watchdog.stopping()
+    time.sleep(0.15)  # a beat that is on its way would feed again now
+    ledger.capture("a")
+    ledger.settle("a", State.NORMAL)
+    watchdog(())
+    until(lambda: "STOPPING=1" in systemd.words)
+    time.sleep(0.1)
+    assert systemd.words[-1] == "STOPPING=1"
 
 
 def test_it_is_fed_by_scored_frames_and_not_while_the_engine_hangs(tmp_path: Path, systemd: Systemd) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -37,6 +38,8 @@ class Watchdog:
         self._every = int(environment.get("WATCHDOG_USEC", "0")) / 1e6 / 4
         self._vitals: tuple[Ledger, Health] | None = None
         self._settled, self._moved_at, self._fed_at, self._ready = 0, 0.0, 0.0, False
+        self._over = False
+        self._lock = threading.Lock()
 
     def attach(self, ledger: Ledger, health: Health) -> None:
         """The watch has begun."""
@@ -46,7 +49,11 @@ class Watchdog:
         """A beat: say that the station is ready, once; feed, at most four times in the watchdog's time."""
         if not self._address or self._vitals is None:
             return
-        now = time.monotonic()
+        with self._lock:
+            if not self._over:
+                self._beat(statuses, time.monotonic())
+
+    def _beat(self, statuses: Sequence[Status], now: float) -> None:
         if not self._ready:
             self._ready = self._say("READY=1\nSTATUS=watching")
             self._fed_at = now
@@ -60,9 +67,11 @@ class Watchdog:
             self._fed_at = now
 
     def stopping(self) -> None:
-        """The station ends on purpose."""
+        """The station ends on purpose: the last word, after which no beat says another."""
         if self._address:
-            self._say("STOPPING=1")
+            with self._lock:
+                self._over = True
+                self._say("STOPPING=1")
 
     def _count(self) -> int:
         """Frames with a verdict. A line's own count would be of parts where it is triggered."""
