@@ -79,6 +79,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         names = [level.name for level in self.score.levels]
         return [f"student_{name}" for name in names] + [f"reference_{name}" for name in names]
 
+    def other_shape(self, height: int, width: int) -> str:
+        """What to say of a photo of this size: "" where it has a shape of the training's, or these are not known."""
+        return self.aspects.other(height, width) if self.aspects else ""
+
 
 class EngineManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What an engine is: the model it came from, the target and precision, and the figures of its gate.

@@ -73,8 +73,7 @@ def threshold(
 
 def strangers(model: Manifest, listing: Dataset) -> str:
     """What to say where photos have another shape than those of the training: how many, and of the first one what."""
-    known = model.aspects
-    found = [why for photo in listing.photos if known and (why := known.other(photo.height, photo.width))]
+    found = [why for photo in listing.photos if (why := model.other_shape(photo.height, photo.width))]
     return f"{len(found)} of {len(listing.photos)} photos have another shape: {found[0]}" if found else ""
 
 

@@ -201,7 +201,7 @@ def _scored(engine: Engine, manifest: Manifest, dataset: Dataset) -> Iterator[Se
 
 def _strange(prepared: Prepared, manifest: Manifest) -> bool:
     shown = prepared.captured.photo
-    return shown is not None and manifest.aspects is not None and bool(manifest.aspects.other(*shown.shape[:2]))
+    return shown is not None and bool(manifest.other_shape(*shown.shape[:2]))
 
 
 def _has_defect(dataset: Dataset, photo: TestPhoto) -> bool:

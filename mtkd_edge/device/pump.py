@@ -47,8 +47,7 @@ class Pump:
         """What to say of its shape; None without a photo."""
         if captured.photo is None:
             return None
-        known = self._model.aspects
-        other = known.other(*captured.photo.shape[:2]) if known else ""
+        other = self._model.other_shape(*captured.photo.shape[:2])
         return f"{other}; {OTHER_SHAPE}" if other else ""
 
     def _work(self) -> None:
