@@ -73,15 +73,12 @@ def list_(
 
 def show(folder: Folder, event: Id, json: Json = False) -> None:
     """Everything about one event:  mtkd-edge events show ./shift-1 ID"""
-    from mtkd_edge.device.events.database import Database
+    from mtkd_edge.device.events.database import reading
     from mtkd_edge.device.events.export import time_of
 
-    database = Database(folder, readonly=True)
-    try:
+    with reading(folder) as database:
         event_ = database.get(event)
         acknowledged = database.acknowledged(event)
-    finally:
-        database.close()
     rows = [("time", time_of(event_)), *((name, _shown(value)) for name, value in msgspec.to_builtins(event_).items())]
     if event_.latched:
         rows.append(("acknowledged", "yes" if acknowledged else f"no: mtkd-edge events acknowledge {folder} {event}"))
@@ -143,18 +140,10 @@ def acknowledge(folder: Folder, event: Id, by: By = "", json: Json = False) -> N
 
 def found(folder: Path, wanted: Filter) -> list[Event]:
     """The events that fit. Raises DataError for a folder without events or a damaged database."""
-    import sqlite3
+    from mtkd_edge.device.events.database import reading
 
-    from mtkd_edge.device.events.database import Database
-    from mtkd_edge.errors import DataError
-
-    database = Database(folder, readonly=True)
-    try:
+    with reading(folder) as database:
         return database.find(wanted)
-    except sqlite3.Error as error:
-        raise DataError(f"the events in {folder} cannot be read: {error}", "copy the whole folder") from error
-    finally:
-        database.close()
 
 
 def moment(text: str) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtkd_edge import files
 from mtkd_edge.device.events.clock import Clock, Ids
-from mtkd_edge.device.events.database import Database, Filter
+from mtkd_edge.device.events.database import Database, Filter, reading
 from mtkd_edge.device.events.record import Event, Kind
 from mtkd_edge.errors import DataError, UsageError
 
@@ -55,12 +55,7 @@ def acknowledge_line(root: Path, source: str, by: str, clock: Clock) -> None:
 
     Raises DataError where the store cannot be read or written.
     """
-    reader = Database(root, readonly=True)
-    try:
-        waiting = reader.find(Filter(source=source, open=True, limit=1))
-    except sqlite3.Error as error:
-        raise DataError(f"{root} cannot be read: {error}", "check the disk") from error
-    finally:
-        reader.close()
+    with reading(root) as database:
+        waiting = database.find(Filter(source=source, open=True, limit=1))
     if waiting:
         acknowledge(root, waiting[0].id, by, clock)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from mtkd_edge.device.events.clock import ALPHABET, LENGTH
+from mtkd_edge.device.events.connection import connect, readable
 from mtkd_edge.device.events.record import Event, Kind
 from mtkd_edge.device.events.row import COLUMNS, event_of, row_of
 from mtkd_edge.device.sources.base import Mark
@@ -23,8 +24,6 @@ from mtkd_edge.errors import DataError
 
 FILE = "events.db"
 VERSION = 1
-PATIENCE = 5.0
-"""Seconds to wait for another process that is writing."""
 CACHE = 512
 """KiB of pages that a connection keeps. SQLite would keep 2 MB, filled over hours, and there are several."""
 SCHEMA = """
@@ -109,7 +108,7 @@ class Database:
         self.root, path = root, root / FILE
         if readonly and not path.is_file():
             raise DataError(f"{root} holds no events: {path} is not there", "mtkd-edge watch SOURCE --out DIR")
-        self._connection = _readable(path) if readonly else _connect(path, "")
+        self._connection = readable(path) if readonly else connect(path, "")
         if not readonly:
             self._connection.execute("pragma journal_mode=wal")
             self._connection.execute("pragma synchronous=full")
@@ -267,28 +266,11 @@ class Database:
         return str(self._connection.execute(text, (event, number - 1)).fetchone()[0])
 
 
-def _connect(path: Path, how: str) -> sqlite3.Connection:
-    # opened by whoever starts the writer, then used by the writer alone: hence no check of the thread
-    address = f"{path.resolve().as_uri()}{how}"
-    return sqlite3.connect(address, PATIENCE, isolation_level=None, uri=True, check_same_thread=False)
-
-
-def _readable(path: Path) -> sqlite3.Connection:
-    """A reader has to make a small file beside a WAL database; where the disk is full or read-only it reads without.
-
-    Without it whatever is still in the write-ahead log is not seen: then that is an error. Raises DataError.
-    """
-    log = path.with_name(f"{path.name}-wal")
-    for how in ("?mode=ro", "?immutable=1"):
-        connection = _connect(path, how)
-        try:
-            connection.execute("select count(*) from sqlite_master").fetchone()
-        except sqlite3.Error as error:
-            connection.close()
-            if how == "?immutable=1" or (log.is_file() and log.stat().st_size):
-                raise DataError(
-                    f"{path} cannot be read: {error}", "free some space, or copy the whole folder"
-                ) from error
-        else:
-            return connection
-    raise AssertionError("the loop returns or raises")
+@contextmanager
+def reading(root: Path) -> Iterator[Database]:
+    """A store to read from, closed afterwards. Raises DataError where there is none, or it cannot be read."""
+    try:
+        with closing(Database(root, readonly=True)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise DataError(f"the events in {root} cannot be read: {error}", "copy the whole folder") from error

@@ -6,12 +6,11 @@ event is in the store is not judged twice.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtkd_edge.device.events.database import Database, exists
+from mtkd_edge.device.events.database import exists, reading
 from mtkd_edge.device.sources.base import Mark
 from mtkd_edge.errors import DataError
 
@@ -67,11 +66,8 @@ def read(root: Path | None, source: str) -> tuple[list[Mark], int]:
     if root is None or not exists(root):
         return [], 0
     try:
-        database = Database(root, readonly=True)
-        try:
+        with reading(root) as database:
             return database.progress(source)
-        finally:
-            database.close()
-    except (sqlite3.Error, DataError) as error:
-        what = f"{root} cannot be read, so nobody knows how far {source} is: {error}"
+    except DataError as error:
+        what = f"{error.message}: nobody knows how far {source} is"
         raise DataError(what, "move the folder away, or put a copy in its place") from error

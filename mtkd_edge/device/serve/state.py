@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import msgspec
 
 from mtkd_edge import __version__
 from mtkd_edge.device.decisions.board import Board
-from mtkd_edge.device.events.database import Database, Filter, exists
+from mtkd_edge.device.events.database import Filter, exists, reading
 from mtkd_edge.device.events.record import Event
 from mtkd_edge.device.serve.viewfinder import Viewfinder
 from mtkd_edge.device.station.station import Judge, Station
@@ -223,13 +222,10 @@ class Watcher:
         if root is None or not exists(root):
             return
         try:
-            database = Database(root, readonly=True)
-            try:
+            with reading(root) as database:
                 newest, waiting = database.find(Filter(limit=SHOWN)), database.find(Filter(open=True, limit=SHOWN))
                 size = database.size()
-            finally:
-                database.close()
-        except (sqlite3.Error, OSError, DataError):
+        except (OSError, DataError):
             return  # told by the recorder, whose state stands beside the list; the list stays what it was
         open_ = {event.id for event in waiting}
         chosen = {event.id: event for event in (*waiting, *newest)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import ParamSpec
 from mtkd_edge.device.decisions.board import Board, Status
 from mtkd_edge.device.decisions.line import Alarm
 from mtkd_edge.device.events.clock import boot_id
-from mtkd_edge.device.events.database import Database, Filter, exists
+from mtkd_edge.device.events.database import Filter, exists, reading
 from mtkd_edge.device.events.record import Kind
 from mtkd_edge.device.health import Event, Tell, untold
 from mtkd_edge.device.task import Task
@@ -91,13 +90,10 @@ class Pulse:
         if self._events is None or not exists(self._events):
             return
         try:
-            database = Database(self._events, readonly=True)
-            try:
+            with reading(self._events) as database:
                 fresh = database.find(Filter(kind=Kind.ACKNOWLEDGED.value, after=self._seen, newest=False))
                 waiting = database.open_sources()
-            finally:
-                database.close()
-        except (sqlite3.Error, OSError, DataError):
+        except (OSError, DataError):
             return  # a disk that cannot be read is the recorder's to tell; the next look may succeed
         for event in fresh:
             if event.source in self._board.sources and event.source not in waiting:
@@ -111,12 +107,9 @@ def newest(events: Path | None) -> str:
     if events is None or not exists(events):
         return ""
     try:
-        database = Database(events, readonly=True)
-        try:
+        with reading(events) as database:
             return database.last_id()
-        finally:
-            database.close()
-    except (sqlite3.Error, DataError):
+    except DataError:
         return ""
 
 
@@ -125,11 +118,8 @@ def latched(events: Path | None) -> frozenset[str]:
     if events is None or not exists(events):
         return frozenset()
     try:
-        database = Database(events, readonly=True)
-        try:
+        with reading(events) as database:
             return database.open_sources()
-        finally:
-            database.close()
-    except (sqlite3.Error, DataError) as error:
-        what = f"{events} cannot be read, so nobody knows which lines are latched: {error}"
+    except DataError as error:
+        what = f"{error.message}: nobody knows which lines are latched"
         raise DataError(what, "move the folder away, or put a copy in its place") from error
