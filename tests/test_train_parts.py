@@ -132,13 +132,13 @@ def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
     assert rates[0] < rates[5] and rates[-1] < 0.01 * max(rates)
 
 
-def choice(deviation: float, near: float, alone: float) -> normalise.Choice:
+def choice(deviation: float, alone: float, near: float) -> normalise.Choice:
     """What is chosen where defects raise the three distances by so much."""
     rng = np.random.default_rng(0)
-    names = ("deviation", "window 3", "window 1")
+    names = ("deviation", "window 1", "window 3")
     levels = tuple(Level(name, "distance", 1, 4, 4, 0.5) for name in names)
     found = [
-        normalise.Distances(rng.random((30, 4, 4)), rng.random((30, 4, 4)) + rise) for rise in (deviation, near, alone)
+        normalise.Distances(rng.random((30, 4, 4)), rng.random((30, 4, 4)) + rise) for rise in (deviation, alone, near)
     ]
     return normalise.choose(levels, found, ScoreSpec(levels, 8, 8, 1.0, 0.1))
 
@@ -148,16 +148,23 @@ def test_level_weights_go_where_pasted_defects_show() -> None:
     deviation, reconstruction = found.score.levels
     assert (deviation.name, reconstruction.name) == ("deviation", "reconstruction")
     assert reconstruction.weight > deviation.weight > 0
-    assert found.tried[found.name] == max(found.tried.values()) > found.tried["window 3, 0.5/0.5"]
+    assert found.tried[found.name] == max(found.tried.values()) > found.tried["window 1, 0.5/0.5"]
 
 
 def test_the_autoencoder_that_shows_pasted_defects_is_kept() -> None:
-    assert choice(0.0, 0.05, 0.4).autoencoder == "window 1"
-    assert choice(0.0, 0.4, 0.05).autoencoder == "window 3"
+    assert choice(0.0, 0.05, 0.4).autoencoder == "window 3"
+    assert choice(0.0, 0.4, 0.05).autoencoder == "window 1"
+
+
+def test_a_wider_window_is_not_kept_for_shares_that_the_first_one_likes_as_well() -> None:
+    found = choice(0.0, 0.4, 0.39)
+    first, wider = (max(v for k, v in found.tried.items() if k.startswith(f"window {w}")) for w in (1, 3))
+    assert found.tried["window 1, 0.5/0.5"] + normalise.MARGIN < first < wider < first + normalise.MARGIN
+    assert found.name == "window 1, 0.1/0.9"
 
 
 def test_where_nothing_is_better_the_first_choice_stays() -> None:
-    assert choice(2.0, 2.0, 2.0).name == "window 3, 0.5/0.5"
+    assert choice(2.0, 2.0, 2.0).name == "window 1, 0.5/0.5"
 
 
 @pytest.mark.parametrize("side", [4, 6, 10, 14, 18])

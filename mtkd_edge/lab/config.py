@@ -55,7 +55,7 @@ def check_terms(terms: tuple[float, float, float]) -> None:
         raise UsageError(f"r1, r2 and r3 are finite, not negative and not all 0, got {terms}", "--terms 1,1,1")
 
 
-REVISION = 6
+REVISION = 7
 """Of what the methods compute; increased when a stopped run could not go on as it began."""
 PROGRAM = f"{__version__}, method {REVISION}"
 """What computed a figure: those of two programs do not belong in one table."""

@@ -35,8 +35,8 @@ ALIGNED_ON = 64
 """Photos that set the alignment: each gives a thousand positions, more change nothing."""
 PASTED = 120
 """Copies of tune photos with a pasted defect, at least: with fewer, one copy more or less decides."""
-WINDOWS = (3, 1, 9)
-"""Positions that share statistics, a side: parts that lie nearly, exactly, or only roughly alike."""
+WINDOWS = (1, 3, 9)
+"""Positions that share statistics, a side: parts that lie exactly, nearly, or only roughly alike."""
 SIGMA, POOL = 1.0, 0.02
 Frames = NDArray[np.uint8]
 History = list[dict[str, float]]

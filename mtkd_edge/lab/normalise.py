@@ -1,15 +1,15 @@
 """What is normal, and how much each level counts: from normal photos and defects pasted on them.
 
 No anomalous photo has any part in this. Center and scale of each level's distance come from the `tune` photos. Which
-autoencoder is kept and the weights of the two levels: what best ranks defects pasted on the same photos. The first
-choice wins a tie: the first autoencoder and equal weights.
+autoencoder is kept, and then the weights of the two levels: what best ranks defects pasted on the same photos. Each of
+the two questions keeps its first answer where no other is clearly better: the first autoencoder, and equal weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -20,7 +20,7 @@ from mtkd_edge.metrics import auroc
 from mtkd_edge.score import Level, ScoreSpec, distance, pool, resampler
 
 MARGIN = 0.005
-"""A choice must beat the first one by this much AUROC: less is noise on a few dozen photos."""
+"""An answer must beat the first one by this much AUROC: less is noise on a few dozen photos."""
 SHARES = ((0.5, 0.5), (0.75, 0.25), (0.25, 0.75), (0.9, 0.1), (0.1, 0.9))
 """Both levels always count: a student that is never asked would not be worth its time."""
 Maps = NDArray[np.float64]
@@ -61,14 +61,19 @@ def choose(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec
 
     The score keeps the first and one of the others, which is then called "reconstruction".
     """
-    options = [Option(*o) for o in product(range(1, len(levels)), SHARES)]
-    specs = [_candidate(levels, found, shape, option) for option in options]
-    reached = [_rank(spec, [found[0], found[o.rebuilt]]) for spec, o in zip(specs, options, strict=True)]
-    best = max(range(len(specs)), key=lambda i: (reached[i], -i))
-    if reached[best] < reached[0] + MARGIN:
-        best = 0
-    names = [_name(levels, option) for option in options]
-    return Choice(levels[options[best].rebuilt].name, specs[best], names[best], dict(zip(names, reached, strict=True)))
+    options = [[Option(rebuilt, shares) for shares in SHARES] for rebuilt in range(1, len(levels))]
+    reached = [[_reached(levels, found, shape, option) for option in row] for row in options]
+    autoencoder = _kept([max(row) for row in reached])
+    kept = options[autoencoder][_kept(reached[autoencoder])]
+    names = [_name(levels, option) for row in options for option in row]
+    tried = dict(zip(names, chain(*reached), strict=True))
+    return Choice(levels[kept.rebuilt].name, _candidate(levels, found, shape, kept), _name(levels, kept), tried)
+
+
+def _kept(reached: Sequence[float]) -> int:
+    """The number of the best, or of the first where the best is not clearly better."""
+    best = int(np.argmax(reached))
+    return best if reached[best] >= reached[0] + MARGIN else 0
 
 
 def _name(levels: Sequence[Level], option: Option) -> str:
@@ -83,9 +88,11 @@ def _candidate(levels: Sequence[Level], found: Sequence[Distances], shape: Score
     return msgspec.structs.replace(shape, levels=tuple(filled))
 
 
-def _rank(spec: ScoreSpec, found: Sequence[Distances]) -> float:
-    normal = pool(spec, _total(spec, [d.normal for d in found]))
-    defect = pool(spec, _total(spec, [d.defect for d in found]))
+def _reached(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec, option: Option) -> float:
+    """AUROC on pasted defects."""
+    spec, asked = _candidate(levels, found, shape, option), (found[0], found[option.rebuilt])
+    normal = pool(spec, _total(spec, [d.normal for d in asked]))
+    defect = pool(spec, _total(spec, [d.defect for d in asked]))
     labels = np.r_[np.zeros(len(normal), bool), np.ones(len(defect), bool)]
     value = auroc(labels, np.r_[normal, defect])
     return 0.5 if value is None else float(value)
