@@ -39,7 +39,7 @@ class Disk:
         self.folder = place / "events"
         done = _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "tmpfs", str(place))
         self.cannot = f"no file system can be mounted here: {done}" if done else ""
-        self._ballast = place / "somebody-elses-file"
+        self._ballast, self._twin = place / "somebody-elses-file", place / "read-only"
         self.folder.mkdir()
 
     def fill(self) -> None:
@@ -57,7 +57,13 @@ class Disk:
 
     def forbid(self) -> None:
         """Read-only for everything that is opened from now on. Raises RuntimeError where that fails."""
-        for words in (("--bind", str(self.folder), str(self.folder)), ("-o", "remount,bind,ro", str(self.folder))):
+        folder, twin = str(self.folder), str(self._twin)
+        steps = [("--bind", twin, folder)]
+        if not self._twin.exists():
+            # beside it, where nobody writes: a mount on which a file is open for writing cannot become read-only
+            self._twin.mkdir()
+            steps = [("--bind", folder, twin), ("-o", "remount,bind,ro", twin), *steps]
+        for words in steps:
             if failed := _run("mount", *words):
                 raise RuntimeError(failed)
 

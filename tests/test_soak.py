@@ -235,6 +235,44 @@ def test_the_summary_of_the_program_is_read_as_its_ledger() -> None:
     assert totals(words) == [Totals("camera-1", 1, 1, 0, 0), Totals("a: b", 9, 5, 2, 2)]
 
 
+WRITERS = """
+import tempfile, threading, time
+from pathlib import Path
+import soak_disk
+soak_disk.enter_namespace()
+disk = soak_disk.Disk(Path(tempfile.mkdtemp(), "disk"), 4)
+def write(name):
+    while True:
+        try:
+            with (disk.folder / name).open("wb"):
+                time.sleep(0.0005)
+        except OSError:
+            pass
+if not disk.cannot:
+    for number in range(8):
+        threading.Thread(target=write, args=(str(number),), daemon=True).start()
+    for _ in range(5):
+        disk.forbid()
+        try:
+            (disk.folder / "mine").touch()
+        except OSError as error:
+            print(error.strerror, flush=True)
+        disk.allow()
+        (disk.folder / "mine").touch()
+print(disk.cannot or "done")
+"""
+
+
+def test_a_disk_becomes_read_only_while_others_write_on_it(tmp_path: Path) -> None:
+    script = tmp_path / "writers.py"
+    script.write_text(WRITERS)
+    places = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=places)
+    if "mounted here" in done.stdout:
+        pytest.skip(done.stdout.strip())
+    assert done.stdout.split("\n") == [*["Read-only file system"] * 5, "done", ""], done.stderr
+
+
 @pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.skipif(not MINUTES, reason="MTKD_SOAK_MINUTES=0")
