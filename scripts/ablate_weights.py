@@ -197,8 +197,7 @@ def figures(features: Features, row: Row, weights: Tensor) -> dict[str, Any]:
     specs = [spec_of(normal) for normal in tune]
     pasted = [distances(net, rows["pasted"]) for net in nets]
     reached = [separation(*found) for found in zip(specs, tune, pasted, strict=True)]
-    best = int(np.argmax(reached))
-    best = best if reached[best] >= reached[0] + normalise.MARGIN else 0
+    best = normalise.first_or_better(reached)
     maps, scores = scored(specs[best], distances(nets[best], rows["test"]))
     usable = [(mask, maps[i]) for i, mask in enumerate(features.masks) if mask is not None]
     pixel_auroc, aupro = pixel_figures([mask for mask, _ in usable], [own for _, own in usable])

@@ -63,14 +63,14 @@ def choose(levels: Sequence[Level], found: Sequence[Distances], shape: ScoreSpec
     """
     options = [[Option(rebuilt, shares) for shares in SHARES] for rebuilt in range(1, len(levels))]
     reached = [[_reached(levels, found, shape, option) for option in row] for row in options]
-    autoencoder = _kept([max(row) for row in reached])
-    kept = options[autoencoder][_kept(reached[autoencoder])]
+    autoencoder = first_or_better([max(row) for row in reached])
+    kept = options[autoencoder][first_or_better(reached[autoencoder])]
     names = [_name(levels, option) for row in options for option in row]
     tried = dict(zip(names, chain(*reached), strict=True))
     return Choice(levels[kept.rebuilt].name, _candidate(levels, found, shape, kept), _name(levels, kept), tried)
 
 
-def _kept(reached: Sequence[float]) -> int:
+def first_or_better(reached: Sequence[float]) -> int:
     """The number of the best, or of the first where the best is not clearly better."""
     best = int(np.argmax(reached))
     return best if reached[best] >= reached[0] + MARGIN else 0
