@@ -132,6 +132,7 @@ def test_an_acknowledgement_given_while_the_station_starts_is_heard(tmp_path: Pa
     seen = newest(tmp_path / "events")
     board = Board({"folder": Rules(latch=True)}, latched(tmp_path / "events"))
     acknowledge(tmp_path / "events", events(tmp_path, open=True)[0].id, "Ada", Clock())
+    assert board.status("folder").latched
     pulse = Pulse(board, lambda source, alarm: None, (), tmp_path / "events", seen)
     until(lambda: not board.status("folder").latched)
     pulse.close()
